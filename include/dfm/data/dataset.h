@@ -1,0 +1,49 @@
+#pragma once
+// A prepared data set, opened for random access by sample: dfm's own, DFM's, or any webdataset with json, pth and pickle parts.
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dfm/data/card.h"
+
+namespace dfm::data {
+
+// One row of dfm-index.bin: where the parts of a sample lie, and its size without opening them.
+struct SampleEntry {
+  std::string key;
+  std::uint32_t shard = 0;
+  struct Part {
+    std::uint64_t offset = 0, size = 0;
+  } json, pth, pickle;
+  std::int64_t channels = 16, frames = 1, height = 0, width = 0;  // latent
+  std::int64_t text_length = 0;                                   // rows that are not zero at the end
+};
+
+struct Sample {
+  at::Tensor latent_CTHW;  // bfloat16 as stored, finite; undefined when bad
+  at::Tensor text_LE;      // bfloat16, text_length rows
+  double fps = 30;         // of the json; 30 where it is unknown, as in DFM
+  std::string caption;
+  std::string problem;     // not empty: the sample is bad (NaN, wrong shape ...) and weighs 0
+};
+
+class Dataset {
+ public:
+  // Entries are sorted by the bytes of their keys, whatever the shards. Uses dfm-index.bin when it fits the shards; else scans the
+  // tars once and stores the index beside the data, or in the user's cache when that is read-only.
+  static std::shared_ptr<Dataset> open(const std::filesystem::path& folder, const std::string& split = "train");
+  virtual ~Dataset() = default;
+  [[nodiscard]] virtual const std::filesystem::path& folder() const = 0;
+  [[nodiscard]] virtual const std::vector<SampleEntry>& entries() const = 0;
+  [[nodiscard]] virtual const DatasetCard& card() const = 0;  // of foreign folders: made from the first sample
+  // Hash over keys and sizes: what a checkpoint compares before it goes on.
+  [[nodiscard]] virtual std::uint64_t fingerprint() const = 0;
+  // Thread safe. Damage of the file itself (cut tar, bad pickle) is a DataError; a bad value inside is Sample::problem.
+  [[nodiscard]] virtual Sample read(std::size_t index) const = 0;
+};
+
+}  // namespace dfm::data

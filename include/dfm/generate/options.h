@@ -1,0 +1,50 @@
+#pragma once
+// Options of `dfm generate`. Flags are the field names with dashes (underscores are taken too, as DFM's script does).
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "dfm/config/schema.h"
+#include "dfm/diffusion/sampler.h"
+
+namespace dfm::generate {
+
+struct GenerateOptions {
+  std::string prompt;
+  std::filesystem::path prompts_file;
+  std::string negative_prompt;
+  std::filesystem::path checkpoint = "./model.pth";
+  std::int64_t height = 704;
+  std::int64_t width = 1280;
+  std::int64_t num_video_frames = 121;
+  std::int64_t num_steps = 35;
+  double guidance = 7.0;
+  diffusion::Sampler sampler = diffusion::Sampler::kEdmEuler;
+  std::uint64_t seed = 1;
+  std::optional<double> fps;
+  std::int64_t cp_size = 1;
+  std::filesystem::path video_save_path = "outputs/video.mp4";
+
+  static constexpr auto fields() {
+    using config::field, config::positive;
+    return config::fields<GenerateOptions>(
+        field("prompt", &GenerateOptions::prompt, "What the video shows"),
+        field("prompts_file", &GenerateOptions::prompts_file, "A prompt a line; each makes its own file"),
+        field("negative_prompt", &GenerateOptions::negative_prompt, "What guidance moves away from; default: no text"),
+        field("checkpoint", &GenerateOptions::checkpoint, "Weight file, iteration folder or run folder"),
+        field("height", &GenerateOptions::height, "Pixels, a multiple of 16", positive),
+        field("width", &GenerateOptions::width, "Pixels, a multiple of 16", positive),
+        field("num_video_frames", &GenerateOptions::num_video_frames, "Pixel frames, 1 + 4 n; 1 writes a PNG", positive),
+        field("num_steps", &GenerateOptions::num_steps, "Sampling steps", positive),
+        field("guidance", &GenerateOptions::guidance, "g in c + g (c - u): the usual scale less 1", config::non_negative),
+        field("sampler", &GenerateOptions::sampler, "edm_euler (DFM's result at half its cost) or dpmpp_2m (second order)"),
+        field("seed", &GenerateOptions::seed, "Key of the noise; the same seed gives the same file"),
+        field("fps", &GenerateOptions::fps, "Frames a second of the file; default: the data set's most common, else 24", positive),
+        field("cp_size", &GenerateOptions::cp_size, "Context-parallel ranks of a video", positive),
+        field("video_save_path", &GenerateOptions::video_save_path, "Output; DIR/NAME.mp4 is written as DIR/idx=I_rank=R_NAME.mp4"));
+  }
+  void check(config::Problems& problems) const;
+};
+
+}  // namespace dfm::generate
