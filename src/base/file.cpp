@@ -35,7 +35,9 @@ void sync_folder(const std::filesystem::path& folder) {
 }  // namespace
 
 File::File(std::filesystem::path path, Mode mode) : path_(std::move(path)) {
-  const int flags = mode == Mode::kRead ? O_RDONLY : mode == Mode::kCreate ? O_RDWR | O_CREAT | O_TRUNC : O_WRONLY | O_CREAT | O_APPEND;
+  const int flags = mode == Mode::kRead     ? O_RDONLY
+                    : mode == Mode::kCreate ? O_RDWR | O_CREAT | O_TRUNC
+                                            : O_WRONLY | O_CREAT | O_APPEND;
   descriptor_ = ::open(path_.c_str(), flags | O_CLOEXEC, 0644);
   if (descriptor_ < 0) throw_errno(path_, mode == Mode::kRead ? "open" : "create");
 }
@@ -83,7 +85,8 @@ void File::read_at(std::uint64_t offset, std::span<std::byte> bytes) const {
     const ssize_t count = ::pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) throw_errno(path_, "read");
-    if (count == 0) throw DataError("{}: got {} bytes, want at least {}; hint: the file is cut short", path_.string(), size(), end);
+    if (count == 0)
+      throw DataError("{}: got {} bytes, want at least {}; hint: the file is cut short", path_.string(), size(), end);
     offset += static_cast<std::uint64_t>(count);
     bytes = bytes.subspan(static_cast<std::size_t>(count));
   }

@@ -26,8 +26,9 @@ PhiloxBlock philox4x32_10(PhiloxBlock counter, std::array<std::uint32_t, 2> key)
 }
 
 PhiloxBlock philox(std::uint64_t seed, std::uint64_t n, std::uint32_t block, Purpose purpose) {
-  return philox4x32_10({static_cast<std::uint32_t>(n), static_cast<std::uint32_t>(n >> 32), block, static_cast<std::uint32_t>(purpose)},
-                       {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+  return philox4x32_10(
+      {static_cast<std::uint32_t>(n), static_cast<std::uint32_t>(n >> 32), block, static_cast<std::uint32_t>(purpose)},
+      {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
 }
 
 float philox_uniform(std::uint64_t seed, std::uint64_t n, std::uint64_t element, Purpose purpose) {
@@ -48,12 +49,14 @@ std::array<float, 4> philox_normal4(PhiloxBlock block) {
 void philox_normal(std::uint64_t seed, std::uint64_t n, Purpose purpose, std::uint64_t first, std::span<float> out) {
   for (std::uint64_t i = 0; i < out.size();) {
     const std::uint64_t element = first + i;
-    const std::array<float, 4> normals = philox_normal4(philox(seed, n, static_cast<std::uint32_t>(element / 4), purpose));
+    const std::array<float, 4> normals =
+        philox_normal4(philox(seed, n, static_cast<std::uint32_t>(element / 4), purpose));
     for (std::uint64_t lane = element % 4; lane < 4 && i < out.size(); ++lane, ++i) out[i] = normals[lane];
   }
 }
 
-std::uint64_t philox_permute(std::uint64_t seed, std::uint64_t epoch, std::uint64_t n, std::uint64_t index, Purpose purpose) {
+std::uint64_t philox_permute(std::uint64_t seed, std::uint64_t epoch, std::uint64_t n, std::uint64_t index,
+                             Purpose purpose) {
   std::uint32_t half_bits = 1;
   while (half_bits < 32 && (std::uint64_t{1} << (2 * half_bits)) < n) ++half_bits;
   const std::uint64_t mask = (std::uint64_t{1} << half_bits) - 1;
@@ -63,8 +66,11 @@ std::uint64_t philox_permute(std::uint64_t seed, std::uint64_t epoch, std::uint6
     std::uint64_t left = value >> half_bits;
     std::uint64_t right = value & mask;
     for (std::uint32_t round = 0; round < kRounds; ++round) {
-      const PhiloxBlock mix = philox4x32_10({static_cast<std::uint32_t>(right), round, static_cast<std::uint32_t>(epoch), static_cast<std::uint32_t>(purpose)},
-                                            {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32) ^ static_cast<std::uint32_t>(epoch >> 32)});
+      const PhiloxBlock mix =
+          philox4x32_10({static_cast<std::uint32_t>(right), round, static_cast<std::uint32_t>(epoch),
+                         static_cast<std::uint32_t>(purpose)},
+                        {static_cast<std::uint32_t>(seed),
+                         static_cast<std::uint32_t>(seed >> 32) ^ static_cast<std::uint32_t>(epoch >> 32)});
       const std::uint64_t next = left ^ (mix[0] & mask);
       left = right;
       right = next;

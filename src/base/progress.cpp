@@ -31,7 +31,9 @@ Progress::~Progress() { clear_line(); }
 void Progress::advance(std::uint64_t items) {
   done_ += items;
   const auto now = std::chrono::steady_clock::now();
-  if (now - last_drawn_ < (is_terminal_ ? std::chrono::nanoseconds(kTerminalPeriod) : std::chrono::nanoseconds(kLogPeriod))) return;
+  if (now - last_drawn_ <
+      (is_terminal_ ? std::chrono::nanoseconds(kTerminalPeriod) : std::chrono::nanoseconds(kLogPeriod)))
+    return;
   last_drawn_ = now;
   draw();
 }
@@ -52,7 +54,8 @@ void Progress::draw() {
     constexpr int kWidth = 24;
     const int filled = static_cast<int>(share * kWidth);
     text = fmt::format("{} [{:=<{}}{: <{}}] {}/{}", title_, "", filled, "", kWidth - filled, done_, total_);
-    if (rate > 0 && done_ <= total_) text += fmt::format(", ETA {}", format_duration(static_cast<double>(total_ - done_) / rate));
+    if (rate > 0 && done_ <= total_)
+      text += fmt::format(", ETA {}", format_duration(static_cast<double>(total_ - done_) / rate));
   }
   text += fmt::format(", {:.{}f} {}/s", rate, rate < 10 ? 2 : 0, unit_);
   if (!note_.empty()) text += ", " + note_;

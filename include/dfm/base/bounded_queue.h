@@ -1,6 +1,6 @@
 #pragma once
-// A queue between threads that holds at most `capacity` items: the way stages of a pipeline overlap without memory growing.
-// close() lets consumers drain what is there; fail() hands an exception to everybody at once.
+// A queue between threads that holds at most `capacity` items: the way stages of a pipeline overlap without memory
+// growing. close() lets consumers drain what is there; fail() hands an exception to everybody at once.
 #include <condition_variable>
 #include <cstddef>
 #include <deque>

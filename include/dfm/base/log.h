@@ -1,6 +1,6 @@
 #pragma once
-// Messages for people on stderr: `[layer] text`, with the rank in front when there are several. Results go to stdout and are
-// written by the subcommands themselves.
+// Messages for people on stderr: `[layer] text`, with the rank in front when there are several. Results go to stdout
+// and are written by the subcommands themselves.
 #include <fmt/format.h>
 
 #include <string_view>

@@ -2,9 +2,9 @@
 // Everything random in dfm is a pure function of named counters: Philox4x32-10 (Salmon et al., SC 2011) with
 //   key     = the 64-bit rng.seed
 //   counter = (n low, n high, element / 4, purpose)
-// n: the position in the endless training stream; for parameters FNV-1a-64 of the global name; for generate the prompt's number.
-// element: token * 64 + channel of the sample's own unpadded token order; for a parameter the row-major index.
-// There is no generator state. Example: normal noise for elements [0, out.size()) of sample 17
+// n: the position in the endless training stream; for parameters FNV-1a-64 of the global name; for generate the
+// prompt's number. element: token * 64 + channel of the sample's own unpadded token order; for a parameter the
+// row-major index. There is no generator state. Example: normal noise for elements [0, out.size()) of sample 17
 //   philox_normal(seed, 17, Purpose::kNoise, 0, out);
 // docs/numerics.md holds test vectors.
 #include <array>
@@ -39,15 +39,17 @@ inline float philox_uniform(std::uint32_t x) { return (static_cast<float>(x >> 9
 // The uniform of one element.
 float philox_uniform(std::uint64_t seed, std::uint64_t n, std::uint64_t element, Purpose purpose);
 
-// Four normals of a block, by Box-Muller on words (0,1) and (2,3): r = sqrt(-2 ln u(x0)), angle = 2 pi (x1 >> 8) / 2^24,
-// giving (r cos, r sin, r' cos', r' sin'). Computed in double and rounded once; the CUDA kernel is within 4 ulp.
+// Four normals of a block, by Box-Muller on words (0,1) and (2,3): r = sqrt(-2 ln u(x0)), angle = 2 pi (x1 >> 8) /
+// 2^24, giving (r cos, r sin, r' cos', r' sin'). Computed in double and rounded once; the CUDA kernel is within 4 ulp.
 std::array<float, 4> philox_normal4(PhiloxBlock block);
 
 // Normals of elements [first, first + out.size()).
 void philox_normal(std::uint64_t seed, std::uint64_t n, Purpose purpose, std::uint64_t first, std::span<float> out);
 
-// A keyed permutation of [0, n): where item `index` of the identity goes in permutation number `epoch`. A Feistel network with
-// Philox as its round function, cycle-walking to stay below n, so any position is computed without the others. n >= 1.
-std::uint64_t philox_permute(std::uint64_t seed, std::uint64_t epoch, std::uint64_t n, std::uint64_t index, Purpose purpose);
+// A keyed permutation of [0, n): where item `index` of the identity goes in permutation number `epoch`. A Feistel
+// network with Philox as its round function, cycle-walking to stay below n, so any position is computed without the
+// others. n >= 1.
+std::uint64_t philox_permute(std::uint64_t seed, std::uint64_t epoch, std::uint64_t n, std::uint64_t index,
+                             Purpose purpose);
 
 }  // namespace dfm

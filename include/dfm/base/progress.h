@@ -1,5 +1,6 @@
 #pragma once
-// A progress bar with rate and ETA: redrawn in place on a terminal, otherwise one line every ten seconds. Not thread safe.
+// A progress bar with rate and ETA: redrawn in place on a terminal, otherwise one line every ten seconds. Not thread
+// safe.
 //   Progress bar("prepare", num_samples, "samples");
 //   bar.advance(1); ... bar.finish();
 #include <chrono>

@@ -18,12 +18,17 @@ struct CheckpointConfig {
   static constexpr auto fields() {
     using config::field;
     return config::fields<CheckpointConfig>(
-        field("save", &CheckpointConfig::save, "Run folder: checkpoints, metrics and plots (also: checkpoint.checkpoint_dir)"),
-        field("load", &CheckpointConfig::load, "Run or iteration folder to continue from (also: checkpoint.load_checkpoint)"),
-        field("pretrained_checkpoint", &CheckpointConfig::pretrained_checkpoint, "Weights to start from: file, iteration or run folder"),
-        field("save_interval", &CheckpointConfig::save_interval, "Steps between checkpoints; 0: only at the end", config::non_negative),
+        field("save", &CheckpointConfig::save,
+              "Run folder: checkpoints, metrics and plots (also: checkpoint.checkpoint_dir)"),
+        field("load", &CheckpointConfig::load,
+              "Run or iteration folder to continue from (also: checkpoint.load_checkpoint)"),
+        field("pretrained_checkpoint", &CheckpointConfig::pretrained_checkpoint,
+              "Weights to start from: file, iteration or run folder"),
+        field("save_interval", &CheckpointConfig::save_interval, "Steps between checkpoints; 0: only at the end",
+              config::non_negative),
         field("most_recent_k", &CheckpointConfig::most_recent_k, "Checkpoints to keep; -1: all"),
-        field("resume", &CheckpointConfig::resume, "Continue from a complete checkpoint found in `save`; false refuses to"));
+        field("resume", &CheckpointConfig::resume,
+              "Continue from a complete checkpoint found in `save`; false refuses to"));
   }
 };
 

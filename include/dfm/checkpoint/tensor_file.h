@@ -1,7 +1,7 @@
 #pragma once
-// One logical file of named tensors: the ordinary zip of torch.save (torch.load(weights_only=True, mmap=True) opens it), entries
-// stored raw at 64-byte offsets computed from names and shapes alone, plus an entry `integrity` with crc32c of every 4 MiB block of
-// each other entry. Knows tensors only as (name, shape, dtype, bytes).
+// One logical file of named tensors: the ordinary zip of torch.save (torch.load(weights_only=True, mmap=True) opens
+// it), entries stored raw at 64-byte offsets computed from names and shapes alone, plus an entry `integrity` with
+// crc32c of every 4 MiB block of each other entry. Knows tensors only as (name, shape, dtype, bytes).
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -20,13 +20,14 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 using Scalar = std::variant<std::int64_t, double, bool, std::string>;
 using Scalars = std::map<std::string, Scalar>;
 
-// Writes `path` whole (created, synced, closed; the caller renames the folder). Tensors on any device; stored contiguous.
+// Writes `path` whole (created, synced, closed; the caller renames the folder). Tensors on any device; stored
+// contiguous.
 void write_tensor_file(const std::filesystem::path& path, const NamedTensors& tensors, const Scalars& scalars = {});
 
 class TensorFile {
  public:
-  // Reads the index only. Damage is a CheckpointError that names file and entry. Files of torch.save by others are read too
-  // (without integrity, said once).
+  // Reads the index only. Damage is a CheckpointError that names file and entry. Files of torch.save by others are read
+  // too (without integrity, said once).
   explicit TensorFile(const std::filesystem::path& path);
   ~TensorFile();
   struct Entry {

@@ -1,6 +1,6 @@
 #pragma once
-// Who this process is among its peers, from the launcher's environment: torchrun (RANK, WORLD_SIZE, LOCAL_RANK), Open MPI
-// (OMPI_COMM_WORLD_*), Slurm (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID); alone it is rank 0 of 1.
+// Who this process is among its peers, from the launcher's environment: torchrun (RANK, WORLD_SIZE, LOCAL_RANK), Open
+// MPI (OMPI_COMM_WORLD_*), Slurm (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID); alone it is rank 0 of 1.
 #include <functional>
 #include <optional>
 #include <string>

@@ -4,14 +4,15 @@
 //   struct OptimizerConfig {
 //     double lr = 0.9e-4;
 //     static constexpr auto fields() {
-//       return config::fields<OptimizerConfig>(config::field("lr", &OptimizerConfig::lr, "Peak learning rate", config::positive));
+//       return config::fields<OptimizerConfig>(config::field("lr", &OptimizerConfig::lr, "Peak learning rate",
+//       config::positive));
 //     }
 //     void check(config::Problems& problems) const;   // optional: rules across fields
 //   };
 //
 // YAML, dotted overrides, --flags, --help, docs/config.md and validation are visitors over that tuple (config/tree.h).
-// Members may be: bool, int64_t, uint64_t, double, std::string, std::filesystem::path, enums with enum_names(), std::optional and
-// std::vector of those, and structs with fields() of their own (sections).
+// Members may be: bool, int64_t, uint64_t, double, std::string, std::filesystem::path, enums with enum_names(),
+// std::optional and std::vector of those, and structs with fields() of their own (sections).
 #include <array>
 #include <cstdint>
 #include <string>
@@ -28,23 +29,33 @@ using Check = const char* (*)(const T&);
 
 struct NoCheck {
   template <typename T>
-  static constexpr const char* problem(const T&) { return nullptr; }
+  static constexpr const char* problem(const T&) {
+    return nullptr;
+  }
 };
 struct Positive {
   template <typename T>
-  static constexpr const char* problem(const T& value) { return value > T{0} ? nullptr : "a value > 0"; }
+  static constexpr const char* problem(const T& value) {
+    return value > T{0} ? nullptr : "a value > 0";
+  }
 };
 struct NonNegative {
   template <typename T>
-  static constexpr const char* problem(const T& value) { return value >= T{0} ? nullptr : "a value >= 0"; }
+  static constexpr const char* problem(const T& value) {
+    return value >= T{0} ? nullptr : "a value >= 0";
+  }
 };
 struct UnitInterval {
   template <typename T>
-  static constexpr const char* problem(const T& value) { return value >= T{0} && value <= T{1} ? nullptr : "a value in [0, 1]"; }
+  static constexpr const char* problem(const T& value) {
+    return value >= T{0} && value <= T{1} ? nullptr : "a value in [0, 1]";
+  }
 };
 struct NotEmpty {
   template <typename T>
-  static constexpr const char* problem(const T& value) { return value.empty() ? "a value that is not empty" : nullptr; }
+  static constexpr const char* problem(const T& value) {
+    return value.empty() ? "a value that is not empty" : nullptr;
+  }
 };
 inline constexpr NoCheck no_check;
 inline constexpr Positive positive;
@@ -62,7 +73,8 @@ struct Field {
 
 // For std::optional<T> the check is applied to the value that is there.
 template <typename Struct, typename T, typename CheckType = NoCheck>
-constexpr Field<Struct, T, CheckType> field(std::string_view name, T Struct::*member, std::string_view help, CheckType check = {}) {
+constexpr Field<Struct, T, CheckType> field(std::string_view name, T Struct::*member, std::string_view help,
+                                            CheckType check = {}) {
   return {name, member, help, check};
 }
 
@@ -72,12 +84,16 @@ constexpr std::tuple<Fields...> fields(Fields... rows) {
 }
 
 template <typename T>
-concept Section = requires { T::fields(); };
+concept Section = requires {
+  T::fields();
+};
 
 // Names of an enum's values: a constexpr function found by ADL,
 //   constexpr auto enum_names(Sampler) { return std::array{std::pair{Sampler::kEdmEuler, "edm_euler"}, ...}; }
 template <typename T>
-concept NamedEnum = std::is_enum_v<T> && requires(T value) { enum_names(value); };
+concept NamedEnum = std::is_enum_v<T> && requires(T value) {
+  enum_names(value);
+};
 
 template <NamedEnum T>
 constexpr std::string_view enum_name(T value) {
@@ -87,7 +103,8 @@ constexpr std::string_view enum_name(T value) {
   return "?";
 }
 
-// Problems found by check(): option (dotted, relative to the struct), what it is, what is wanted. All are reported at once.
+// Problems found by check(): option (dotted, relative to the struct), what it is, what is wanted. All are reported at
+// once.
 struct Problem {
   std::string option;
   std::string got;

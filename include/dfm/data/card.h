@@ -1,5 +1,6 @@
 #pragma once
-// The data set's card, dfm_dataset.json: how it was made. Train copies it into the checkpoint, generate takes encoders from there.
+// The data set's card, dfm_dataset.json: how it was made. Train copies it into the checkpoint, generate takes encoders
+// from there.
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -15,8 +16,8 @@ struct DatasetCard {
   std::int64_t latent_channels = 16, temporal_compression = 4, spatial_compression = 8;
   std::int64_t text_width = 1024;
   std::int64_t num_samples = 0, num_images = 0, num_clips = 0;
-  double fps = 0;                      // the most common of the clips; 0 when there is none
-  std::string source;                  // what --input was
+  double fps = 0;                               // the most common of the clips; 0 when there is none
+  std::string source;                           // what --input was
   std::map<std::string, std::string> settings;  // short_side, num_video_frames, fps ... as given
   std::string dfm_version;
 };

@@ -17,9 +17,11 @@ struct DatasetConfig {
     using config::field;
     return config::fields<DatasetConfig>(
         field("path", &DatasetConfig::path, "Folder that `dfm prepare` wrote, or any DFM webdataset (--dataset-path)"),
-        field("task_encoder_seq_length", &DatasetConfig::task_encoder_seq_length, "Most tokens in a packed row", config::positive),
+        field("task_encoder_seq_length", &DatasetConfig::task_encoder_seq_length, "Most tokens in a packed row",
+              config::positive),
         field("num_workers", &DatasetConfig::num_workers, "Threads that read and decode samples", config::positive),
-        field("allow_change", &DatasetConfig::allow_change, "Go on from a checkpoint although the data set has changed"));
+        field("allow_change", &DatasetConfig::allow_change,
+              "Go on from a checkpoint although the data set has changed"));
   }
 };
 

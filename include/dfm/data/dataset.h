@@ -1,5 +1,6 @@
 #pragma once
-// A prepared data set, opened for random access by sample: dfm's own, DFM's, or any webdataset with json, pth and pickle parts.
+// A prepared data set, opened for random access by sample: dfm's own, DFM's, or any webdataset with json, pth and
+// pickle parts.
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -28,13 +29,13 @@ struct Sample {
   at::Tensor text_LE;      // bfloat16, text_length rows
   double fps = 30;         // of the json; 30 where it is unknown, as in DFM
   std::string caption;
-  std::string problem;     // not empty: the sample is bad (NaN, wrong shape ...) and weighs 0
+  std::string problem;  // not empty: the sample is bad (NaN, wrong shape ...) and weighs 0
 };
 
 class Dataset {
  public:
-  // Entries are sorted by the bytes of their keys, whatever the shards. Uses dfm-index.bin when it fits the shards; else scans the
-  // tars once and stores the index beside the data, or in the user's cache when that is read-only.
+  // Entries are sorted by the bytes of their keys, whatever the shards. Uses dfm-index.bin when it fits the shards;
+  // else scans the tars once and stores the index beside the data, or in the user's cache when that is read-only.
   static std::shared_ptr<Dataset> open(const std::filesystem::path& folder, const std::string& split = "train");
   virtual ~Dataset() = default;
   [[nodiscard]] virtual const std::filesystem::path& folder() const = 0;

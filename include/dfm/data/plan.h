@@ -5,24 +5,26 @@
 
 namespace dfm::data {
 
-// The sample at `position` of the endless stream over `num_samples` keys sorted by bytes: epoch = position / num_samples is a fresh
-// keyed permutation.
+// The sample at `position` of the endless stream over `num_samples` keys sorted by bytes: epoch = position /
+// num_samples is a fresh keyed permutation.
 std::uint64_t sample_at(std::uint64_t seed, std::uint64_t position, std::uint64_t num_samples);
 
 struct PackLimits {
-  std::int64_t max_tokens = 15360;     // dataset.task_encoder_seq_length
-  std::int64_t max_samples = 0;        // train.micro_batch_size; 0: no limit
-  std::int64_t token_multiple = 128;   // 128 x TP x CP: padded lengths are multiples of this
+  std::int64_t max_tokens = 15360;    // dataset.task_encoder_seq_length
+  std::int64_t max_samples = 0;       // train.micro_batch_size; 0: no limit
+  std::int64_t token_multiple = 128;  // 128 x TP x CP: padded lengths are multiples of this
 };
 
-// A micro-batch: positions relative to the step's first, in the order they lie in the row (longest first: equal lengths adjoin).
+// A micro-batch: positions relative to the step's first, in the order they lie in the row (longest first: equal lengths
+// adjoin).
 struct Row {
   std::vector<std::int64_t> members;
   std::int64_t num_tokens = 0;
   std::int64_t padded_tokens = 0;  // one of at most 16 lengths
 };
 
-// token_lengths: of the step's samples by relative position. A sample longer than max_tokens is a DataError with its position.
+// token_lengths: of the step's samples by relative position. A sample longer than max_tokens is a DataError with its
+// position.
 std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits);
 
 }  // namespace dfm::data

@@ -21,7 +21,8 @@ struct DiffusionConfig {
     return config::fields<DiffusionConfig>(
         field("p_mean", &DiffusionConfig::p_mean, "Mean of ln(sigma) in training"),
         field("p_std", &DiffusionConfig::p_std, "Standard deviation of ln(sigma) in training", config::positive),
-        field("text_dropout", &DiffusionConfig::text_dropout, "Share of samples trained without their text", config::unit_interval));
+        field("text_dropout", &DiffusionConfig::text_dropout, "Share of samples trained without their text",
+              config::unit_interval));
   }
 };
 
@@ -40,11 +41,14 @@ struct NoisedRow {
   at::Tensor c_noise_N;
 };
 // offsets: the segments' offsets (N + 1 values); x0 and epsilon [T, C]; sigmas N values.
-NoisedRow add_noise(const at::Tensor& x0_TC, const at::Tensor& epsilon_TC, const std::vector<double>& sigmas, const std::vector<std::int64_t>& offsets);
+NoisedRow add_noise(const at::Tensor& x0_TC, const at::Tensor& epsilon_TC, const std::vector<double>& sigmas,
+                    const std::vector<std::int64_t>& offsets);
 
-// Sum over real tokens of mean over channels of weight * (x0 - D)^2, with D = c_skip x_t + c_out F; differentiable in F.
-// Computed in float32 (float64 in fp64 runs) whatever F's dtype. `segment_losses` (optional) receives the sum of each segment.
-at::Tensor edm_loss_sum(const at::Tensor& f_TC, const NoisedRow& row, const at::Tensor& x0_TC, const std::vector<double>& sigmas,
-                        const std::vector<std::int64_t>& offsets);
+// Sum over real tokens of mean over channels of weight * (x0 - D)^2, with D = c_skip x_t + c_out F; differentiable in
+// F. Computed in the dtype of x_t (float32; float64 in fp64 runs) whatever F's dtype. `segment_losses_N` (optional)
+// receives the sum of each segment, without gradient.
+at::Tensor edm_loss_sum(const at::Tensor& f_TC, const NoisedRow& row, const at::Tensor& x0_TC,
+                        const std::vector<double>& sigmas, const std::vector<std::int64_t>& offsets,
+                        at::Tensor* segment_losses_N = nullptr);
 
 }  // namespace dfm::diffusion

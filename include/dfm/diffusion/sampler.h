@@ -2,6 +2,7 @@
 // Samplers for EDM: they take a denoiser and know neither models nor ranks. State in float64.
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -20,7 +21,8 @@ constexpr auto enum_names(Sampler) {
 using Denoiser = std::function<at::Tensor(const at::Tensor& x, double sigma)>;
 
 // num_steps + 1 noise levels from sigma_max down, rho 7, then 0.
-std::vector<double> sigma_schedule(std::int64_t num_steps, double sigma_max = 80.0, double sigma_min = 0.002, double rho = 7.0);
+std::vector<double> sigma_schedule(std::int64_t num_steps, double sigma_max = 80.0, double sigma_min = 0.002,
+                                   double rho = 7.0);
 
 // c + g (c - u).
 Denoiser guided(Denoiser conditional, Denoiser unconditional, double guidance);

@@ -1,6 +1,7 @@
 #pragma once
 // Pictures and clips. Pixels are uint8 RGB tensors: pictures [H, W, 3], clips [T, H, W, 3], contiguous, on the CPU.
 // The only place that knows FFmpeg. Corrupt or truncated input is a DataError that names the file.
+// docs/formats.md, "Pictures and clips", says how colours, sizes and times are treated.
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -10,21 +11,25 @@
 
 namespace dfm::formats {
 
+// PNG (grey, palette, alpha, 16 bit) and JPEG (grey, YCbCr). What is transparent is laid on white.
 at::Tensor read_image(const std::filesystem::path& path);
+// Lossless RGB; written beside, then renamed. The same pixels give the same file.
 void write_png(const std::filesystem::path& path, const at::Tensor& rgb_HW3);
 
-// Antialiased resize (docs/formats.md says which filter and why).
+// Antialiased resize, both axes at once (docs/formats.md says which filter and why). Thread safe.
 at::Tensor resize_rgb(const at::Tensor& rgb_HW3, std::int64_t height, std::int64_t width);
 
-// Decodes the best video stream frame by frame: memory does not grow with length. Audio is ignored.
+// Decodes the best video stream frame by frame: memory does not grow with length. Audio is ignored. Damage in the
+// file is a DataError thrown by next(), at the latest where the frames end too early.
 class VideoReader {
  public:
   explicit VideoReader(const std::filesystem::path& path);
   ~VideoReader();
   VideoReader(VideoReader&&) noexcept;
+  VideoReader& operator=(VideoReader&&) noexcept;
   struct Info {
     std::int64_t height = 0, width = 0;
-    double fps = 0;
+    double fps = 0;               // frames a second on average; 0 unknown
     std::int64_t num_frames = 0;  // as the container says; 0 unknown
   };
   [[nodiscard]] const Info& info() const;
@@ -32,7 +37,12 @@ class VideoReader {
     at::Tensor rgb_HW3;
     double seconds = 0;  // presentation time from the first frame
   };
+  // The next frame in order of presentation, or nothing at the end.
   std::optional<Frame> next();
+  // The same, scaled to height x width in the step that makes RGB of it, with resize_rgb's filter.
+  std::optional<Frame> next(std::int64_t height, std::int64_t width);
+  // Decodes the next frame and drops it: its time, or nothing at the end. Faster than next().
+  std::optional<double> skip();
 
  private:
   struct State;
@@ -40,10 +50,11 @@ class VideoReader {
 };
 
 struct Mp4Options {
-  double fps = 24;
+  double fps = 24;  // 23.976, 29.97 and 59.94 mean n x 1000 / 1001
   int crf = 18;
 };
-// H.264, yuv420p (BT.709, limited range), faststart. Even height and width. Written beside, then renamed.
+// H.264, yuv420p (BT.709, limited range), faststart. Even height and width. Written beside, then renamed. The same
+// frames give the same file.
 void write_mp4(const std::filesystem::path& path, const at::Tensor& rgb_THW3, const Mp4Options& options);
 
 }  // namespace dfm::formats

@@ -1,6 +1,7 @@
 #pragma once
-// A restricted pickle reader (protocols 2 to 5): builds a tree of values, never calls anything. Globals that torch files need are
-// understood; any other global is refused by name (Unknown::kRefuse) or kept as an opaque node (Unknown::kKeep).
+// A restricted pickle reader (protocols 2 to 5): builds a tree of values, never calls anything. Globals that torch
+// files need are understood; any other global is refused by name (Unknown::kRefuse) or kept as an opaque node
+// (Unknown::kKeep).
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
@@ -32,7 +33,8 @@ struct PickleObject;  // opaque: global, args, state
 
 struct PickleValue {
   std::variant<std::monostate, bool, std::int64_t, double, std::string, PickleBytes, std::shared_ptr<PickleTuple>,
-               std::shared_ptr<PickleList>, std::shared_ptr<PickleDict>, PickleGlobal, at::Tensor, std::shared_ptr<PickleObject>>
+               std::shared_ptr<PickleList>, std::shared_ptr<PickleDict>, PickleGlobal, at::Tensor,
+               std::shared_ptr<PickleObject>>
       value;
   [[nodiscard]] bool is_none() const { return value.index() == 0; }
   [[nodiscard]] const at::Tensor* tensor() const { return std::get_if<at::Tensor>(&value); }

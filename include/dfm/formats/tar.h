@@ -18,7 +18,8 @@ struct TarMember {
   std::uint64_t size = 0;
 };
 
-// All regular members in order. Understands ustar, pax (x, g) and GNU long names. A cut or damaged archive is a DataError.
+// All regular members in order. Understands ustar, pax (x, g) and GNU long names. A cut or damaged archive is a
+// DataError.
 std::vector<TarMember> list_tar(const std::filesystem::path& path);
 
 // Plain ustar, integer mtime 0, mode 0444, uid = gid = 0, bigdata:bigdata, padded to 10240 bytes at close().

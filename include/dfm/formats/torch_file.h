@@ -13,12 +13,13 @@
 
 namespace dfm::formats {
 
-// Reads a zip of torch.save (memory-mapped: tensors are views of the file, which stays mapped as long as one lives) or a legacy
-// file. `name` is for messages. Hostile input is a DataError; nothing in it is ever executed.
+// Reads a zip of torch.save (memory-mapped: tensors are views of the file, which stays mapped as long as one lives) or
+// a legacy file. `name` is for messages. Hostile input is a DataError; nothing in it is ever executed.
 PickleValue load_torch_file(const std::filesystem::path& path);
 PickleValue load_torch_bytes(std::span<const std::byte> bytes, const std::string& name);
 
-// The `.pth` part: torch.save(tensor) as bytes, minimal zip with top folder `archive`. The `.pickle` part: pickle.dumps(tensor).
+// The `.pth` part: torch.save(tensor) as bytes, minimal zip with top folder `archive`. The `.pickle` part:
+// pickle.dumps(tensor).
 std::string torch_save_tensor(const at::Tensor& tensor);
 std::string pickle_tensor(const at::Tensor& tensor);
 // And back, whichever of the forms the bytes have. Copies; the result owns its memory.

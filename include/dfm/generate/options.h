@@ -35,14 +35,19 @@ struct GenerateOptions {
         field("checkpoint", &GenerateOptions::checkpoint, "Weight file, iteration folder or run folder"),
         field("height", &GenerateOptions::height, "Pixels, a multiple of 16", positive),
         field("width", &GenerateOptions::width, "Pixels, a multiple of 16", positive),
-        field("num_video_frames", &GenerateOptions::num_video_frames, "Pixel frames, 1 + 4 n; 1 writes a PNG", positive),
+        field("num_video_frames", &GenerateOptions::num_video_frames, "Pixel frames, 1 + 4 n; 1 writes a PNG",
+              positive),
         field("num_steps", &GenerateOptions::num_steps, "Sampling steps", positive),
-        field("guidance", &GenerateOptions::guidance, "g in c + g (c - u): the usual scale less 1", config::non_negative),
-        field("sampler", &GenerateOptions::sampler, "edm_euler (DFM's result at half its cost) or dpmpp_2m (second order)"),
+        field("guidance", &GenerateOptions::guidance, "g in c + g (c - u): the usual scale less 1",
+              config::non_negative),
+        field("sampler", &GenerateOptions::sampler,
+              "edm_euler (DFM's result at half its cost) or dpmpp_2m (second order)"),
         field("seed", &GenerateOptions::seed, "Key of the noise; the same seed gives the same file"),
-        field("fps", &GenerateOptions::fps, "Frames a second of the file; default: the data set's most common, else 24", positive),
+        field("fps", &GenerateOptions::fps, "Frames a second of the file; default: the data set's most common, else 24",
+              positive),
         field("cp_size", &GenerateOptions::cp_size, "Context-parallel ranks of a video", positive),
-        field("video_save_path", &GenerateOptions::video_save_path, "Output; DIR/NAME.mp4 is written as DIR/idx=I_rank=R_NAME.mp4"));
+        field("video_save_path", &GenerateOptions::video_save_path,
+              "Output; DIR/NAME.mp4 is written as DIR/idx=I_rank=R_NAME.mp4"));
   }
   void check(config::Problems& problems) const;
 };

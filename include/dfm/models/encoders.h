@@ -1,5 +1,6 @@
 #pragma once
-// The two encoders that stand between pixels, text and the DiT, as interfaces: `builtin` is weightless and always there.
+// The two encoders that stand between pixels, text and the DiT, as interfaces: `builtin` is weightless and always
+// there.
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -10,9 +11,9 @@
 
 namespace dfm::models {
 
-// A causal video tokenizer. Pixels are float [3, T, H, W] in [-1, 1], T = 1 + k n, H and W multiples of 2 s (k temporal, s spatial
-// compression); latents float [C, t, h, w] with t = 1 + (T - 1) / k, h = H / s, w = W / s. The first latent frame depends on the
-// first pixel frame only. Thread safe.
+// A causal video tokenizer. Pixels are float [3, T, H, W] in [-1, 1], T = 1 + k n, H and W multiples of 2 s (k
+// temporal, s spatial compression); latents float [C, t, h, w] with t = 1 + (T - 1) / k, h = H / s, w = W / s. The
+// first latent frame depends on the first pixel frame only. Thread safe.
 class VideoTokenizer {
  public:
   virtual ~VideoTokenizer() = default;

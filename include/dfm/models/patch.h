@@ -14,8 +14,11 @@ struct LatentShape {
   bool operator==(const LatentShape&) const = default;
 };
 
-at::Tensor patchify(const at::Tensor& latent_CTHW, std::int64_t patch_spatial = 2, std::int64_t patch_temporal = 1);  // [S, ph pw pt C]
-at::Tensor unpatchify(const at::Tensor& tokens_SC, const LatentShape& shape, std::int64_t patch_spatial = 2, std::int64_t patch_temporal = 1);
-at::Tensor token_positions(const LatentShape& shape, std::int64_t patch_spatial = 2, std::int64_t patch_temporal = 1);  // int64 [S, 3]
+at::Tensor patchify(const at::Tensor& latent_CTHW, std::int64_t patch_spatial = 2,
+                    std::int64_t patch_temporal = 1);  // [S, ph pw pt C]
+at::Tensor unpatchify(const at::Tensor& tokens_SC, const LatentShape& shape, std::int64_t patch_spatial = 2,
+                      std::int64_t patch_temporal = 1);
+at::Tensor token_positions(const LatentShape& shape, std::int64_t patch_spatial = 2,
+                           std::int64_t patch_temporal = 1);  // int64 [S, 3]
 
 }  // namespace dfm::models

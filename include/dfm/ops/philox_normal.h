@@ -1,5 +1,6 @@
 #pragma once
-// Philox normals straight into a tensor on its own device: the same integers on CPU and GPU, normals within 4 ulp (base/philox.h).
+// Philox normals straight into a tensor on its own device: the same integers on CPU and GPU, normals within 4 ulp
+// (base/philox.h).
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>

@@ -25,16 +25,21 @@ struct PrepareOptions {
   static constexpr auto fields() {
     using config::field, config::positive;
     return config::fields<PrepareOptions>(
-        field("input", &PrepareOptions::input, "Folder of pictures and clips, or synthetic:butterflies[:COUNT]", config::not_empty),
-        field("output_dir", &PrepareOptions::output_dir, "Folder for the webdataset; a stopped run there is continued", config::not_empty),
+        field("input", &PrepareOptions::input, "Folder of pictures and clips, or synthetic:butterflies[:COUNT]",
+              config::not_empty),
+        field("output_dir", &PrepareOptions::output_dir, "Folder for the webdataset; a stopped run there is continued",
+              config::not_empty),
         field("tokenizer", &PrepareOptions::tokenizer, "Video tokenizer: builtin (weightless)"),
         field("text_encoder", &PrepareOptions::text_encoder, "Text encoder: builtin (weightless)"),
-        field("short_side", &PrepareOptions::short_side, "Pixels of the shorter side after resizing; both sides are then cut to multiples of 16", positive),
-        field("num_video_frames", &PrepareOptions::num_video_frames, "Most frames of a clip; clips are cut to 1 + 4 n", positive),
+        field("short_side", &PrepareOptions::short_side,
+              "Pixels of the shorter side after resizing; both sides are then cut to multiples of 16", positive),
+        field("num_video_frames", &PrepareOptions::num_video_frames, "Most frames of a clip; clips are cut to 1 + 4 n",
+              positive),
         field("fps", &PrepareOptions::fps, "Frames a second to sample clips at; default: each clip's own", positive),
         field("num_workers", &PrepareOptions::num_workers, "Threads that decode, encode and write", positive),
         field("shard_max_count", &PrepareOptions::shard_max_count, "Most samples in a shard", positive),
-        field("require_captions", &PrepareOptions::require_captions, "A missing or blank caption is an error, not the empty text"),
+        field("require_captions", &PrepareOptions::require_captions,
+              "A missing or blank caption is an error, not the empty text"),
         field("seed", &PrepareOptions::seed, "Key of synthetic data"));
   }
 };

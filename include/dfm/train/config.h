@@ -1,5 +1,6 @@
 #pragma once
-// The configuration of `dfm train`: sections and option names of Megatron-Bridge, values merged as recipe -> YAML files -> command line.
+// The configuration of `dfm train`: sections and option names of Megatron-Bridge, values merged as recipe -> YAML files
+// -> command line.
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -27,8 +28,8 @@ constexpr auto enum_names(LrDecay) {
 struct RngConfig {
   std::uint64_t seed = 1234;
   static constexpr auto fields() {
-    return config::fields<RngConfig>(
-        config::field("seed", &RngConfig::seed, "Key of everything random: weights, order, noise, sigma, text dropout"));
+    return config::fields<RngConfig>(config::field(
+        "seed", &RngConfig::seed, "Key of everything random: weights, order, noise, sigma, text dropout"));
   }
 };
 
@@ -41,7 +42,8 @@ struct LoopConfig {
     return config::fields<LoopConfig>(
         field("train_iters", &LoopConfig::train_iters, "Steps to train in all", positive),
         field("global_batch_size", &LoopConfig::global_batch_size, "Samples a step", positive),
-        field("micro_batch_size", &LoopConfig::micro_batch_size, "Most samples in a packed row; null: as many as fit", positive));
+        field("micro_batch_size", &LoopConfig::micro_batch_size, "Most samples in a packed row; null: as many as fit",
+              positive));
   }
 };
 
@@ -58,7 +60,8 @@ struct OptimizerConfig {
     return config::fields<OptimizerConfig>(
         field("lr", &OptimizerConfig::lr, "Peak learning rate", non_negative),
         field("min_lr", &OptimizerConfig::min_lr, "Learning rate at the end of the decay", non_negative),
-        field("weight_decay", &OptimizerConfig::weight_decay, "Decoupled weight decay; not on 1-D parameters", non_negative),
+        field("weight_decay", &OptimizerConfig::weight_decay, "Decoupled weight decay; not on 1-D parameters",
+              non_negative),
         field("adam_beta1", &OptimizerConfig::adam_beta1, "AdamW: decay of the first moment", unit_interval),
         field("adam_beta2", &OptimizerConfig::adam_beta2, "AdamW: decay of the second moment", unit_interval),
         field("adam_eps", &OptimizerConfig::adam_eps, "AdamW: added to the root of the second moment", positive),
@@ -74,8 +77,10 @@ struct SchedulerConfig {
   static constexpr auto fields() {
     using config::field, config::non_negative, config::positive;
     return config::fields<SchedulerConfig>(
-        field("lr_decay_style", &SchedulerConfig::lr_decay_style, "After the warm-up: constant, or cosine down to min_lr"),
-        field("lr_decay_iters", &SchedulerConfig::lr_decay_iters, "Step at which min_lr is reached; null: train_iters", positive),
+        field("lr_decay_style", &SchedulerConfig::lr_decay_style,
+              "After the warm-up: constant, or cosine down to min_lr"),
+        field("lr_decay_iters", &SchedulerConfig::lr_decay_iters, "Step at which min_lr is reached; null: train_iters",
+              positive),
         field("lr_warmup_iters", &SchedulerConfig::lr_warmup_iters, "Steps of linear warm-up", non_negative),
         field("lr_warmup_init", &SchedulerConfig::lr_warmup_init, "Learning rate before the first step", non_negative));
   }
@@ -88,7 +93,8 @@ struct LoggerConfig {
     using config::field;
     return config::fields<LoggerConfig>(
         field("log_interval", &LoggerConfig::log_interval, "Steps between console lines", config::positive),
-        field("tensorboard_dir", &LoggerConfig::tensorboard_dir, "Folder of TensorBoard events; empty: tb_logs in the run folder"));
+        field("tensorboard_dir", &LoggerConfig::tensorboard_dir,
+              "Folder of TensorBoard events; empty: tb_logs in the run folder"));
   }
 };
 
@@ -107,17 +113,16 @@ struct TrainConfig {
   static constexpr auto fields() {
     using config::field;
     return config::fields<TrainConfig>(
-        field("model", &TrainConfig::model, "The DiT"),
-        field("diffusion", &TrainConfig::diffusion, "EDM training"),
-        field("train", &TrainConfig::train, "The loop"),
-        field("optimizer", &TrainConfig::optimizer, "AdamW"),
+        field("model", &TrainConfig::model, "The DiT"), field("diffusion", &TrainConfig::diffusion, "EDM training"),
+        field("train", &TrainConfig::train, "The loop"), field("optimizer", &TrainConfig::optimizer, "AdamW"),
         field("scheduler", &TrainConfig::scheduler, "Learning rate"),
         field("dataset", &TrainConfig::dataset, "Training data"),
         field("checkpoint", &TrainConfig::checkpoint, "Checkpoints and the run folder"),
         field("logger", &TrainConfig::logger, "Console and TensorBoard"),
         field("rng", &TrainConfig::rng, "Random numbers"),
-        field("mixed_precision", &TrainConfig::mixed_precision,
-              "fp32, bf16_mixed (bf16 compute, fp32 master weights) or fp64; auto: bf16_mixed on a GPU, fp32 on a CPU"));
+        field(
+            "mixed_precision", &TrainConfig::mixed_precision,
+            "fp32, bf16_mixed (bf16 compute, fp32 master weights) or fp64; auto: bf16_mixed on a GPU, fp32 on a CPU"));
   }
   void check(config::Problems& problems) const;
 };

@@ -1,6 +1,6 @@
 #pragma once
-// DFM's DiT on a packed row: a plain class that names no rank. Legend: T tokens of the row, N segments, L text rows of all
-// segments, D hidden, E text width, C token channels (64).
+// DFM's DiT on a packed row: a plain class that names no rank. Legend: T tokens of the row, N segments, L text rows of
+// all segments, D hidden, E text width, C token channels (64).
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -15,15 +15,15 @@
 namespace dfm::models {
 
 struct DitInput {
-  at::Tensor x_TC;          // network input, already scaled by c_in; compute dtype; padding rows zero
-  ops::Segments tokens;     // segments of x
-  at::Tensor position_T3;   // int64 (t, h, w) of each token
-  at::Tensor c_noise_N;     // float32 ln(sigma) / 4 (float64 in fp64 runs)
-  at::Tensor fps_N;         // float32
-  at::Tensor text_LE;       // compute dtype; the rows that are there, without the zero rows after them
-  ops::Segments text;       // a segment may be empty: text dropped, or no text
-  // Each segment attends to text.length(i) rows and (512 - length) zero rows, which are one key of score 0 and value 0 with
-  // weight 512 - length. Never more rows than this.
+  at::Tensor x_TC;         // network input, already scaled by c_in; compute dtype; padding rows zero
+  ops::Segments tokens;    // segments of x
+  at::Tensor position_T3;  // int64 (t, h, w) of each token
+  at::Tensor c_noise_N;    // float32 ln(sigma) / 4 (float64 in fp64 runs)
+  at::Tensor fps_N;        // float32
+  at::Tensor text_LE;      // compute dtype; the rows that are there, without the zero rows after them
+  ops::Segments text;      // a segment may be empty: text dropped, or no text
+  // Each segment attends to text.length(i) rows and (512 - length) zero rows, which are one key of score 0 and value 0
+  // with weight 512 - length. Never more rows than this.
   static constexpr std::int64_t kTextRows = 512;
 };
 
@@ -41,16 +41,18 @@ class Dit {
 
   // DFM's names without `module.`, row order of linear_qkv and linear_kv interleaved by head; in model order.
   [[nodiscard]] const NamedTensors& parameters() const;
-  // What a weight file holds beside the parameters for DFM's sake: the position table and affline_norm (constant, ignored on load).
+  // What a weight file holds beside the parameters for DFM's sake: the position table and affline_norm (constant,
+  // ignored on load).
   [[nodiscard]] NamedTensors constant_tensors(at::ScalarType dtype) const;
-  // Copies values by name (any dtype). Names may carry `module.`; `pos_embedder...`, `affline_norm...` and `..._extra_state` are
-  // ignored; stacked `decoder.layers.<x>` tensors with a leading layer axis are taken apart. Missing, unknown or misshapen names
-  // are one CheckpointError that lists them.
+  // Copies values by name (any dtype). Names may carry `module.`; `pos_embedder...`, `affline_norm...` and
+  // `..._extra_state` are ignored; stacked `decoder.layers.<x>` tensors with a leading layer axis are taken apart.
+  // Missing, unknown or misshapen names are one CheckpointError that lists them.
   void load(const NamedTensors& tensors, const std::string& where);
 
   [[nodiscard]] const DitConfig& config() const;
 
-  // For tests: what forward computes on the way, by the golden files' names (cond, embed, layerK.mod, layerK.self_attn, ...).
+  // For tests: what forward computes on the way, by the golden files' names (cond, embed, layerK.mod, layerK.self_attn,
+  // ...).
   struct Trace;
   [[nodiscard]] at::Tensor forward(const DitInput& input, Trace* trace) const;
   struct Trace {
@@ -62,8 +64,9 @@ class Dit {
   std::unique_ptr<Parts> parts_;
 };
 
-// Floating-point operations of forward and backward for a row (multiply-add = 2; backward = 2 x forward; recompute not counted):
-// linears, self-attention 4 sum n_i^2 D, cross-attention with the text rows that exist, adaLN.
-double dit_flops(const DitConfig& config, const std::vector<std::int64_t>& token_lengths, const std::vector<std::int64_t>& text_lengths);
+// Floating-point operations of forward and backward for a row (multiply-add = 2; backward = 2 x forward; recompute not
+// counted): linears, self-attention 4 sum n_i^2 D, cross-attention with the text rows that exist, adaLN.
+double dit_flops(const DitConfig& config, const std::vector<std::int64_t>& token_lengths,
+                 const std::vector<std::int64_t>& text_lengths);
 
 }  // namespace dfm::models

@@ -9,7 +9,9 @@
 namespace dfm::models {
 
 enum class Recompute { kNone, kFull };
-constexpr auto enum_names(Recompute) { return std::array{std::pair{Recompute::kNone, "none"}, std::pair{Recompute::kFull, "full"}}; }
+constexpr auto enum_names(Recompute) {
+  return std::array{std::pair{Recompute::kNone, "none"}, std::pair{Recompute::kFull, "full"}};
+}
 
 struct DitConfig {
   std::int64_t num_layers = 28;
@@ -22,20 +24,25 @@ struct DitConfig {
   Recompute recompute_granularity = Recompute::kNone;
 
   [[nodiscard]] std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
-  [[nodiscard]] std::int64_t token_channels() const { return in_channels * patch_spatial * patch_spatial * patch_temporal; }
+  [[nodiscard]] std::int64_t token_channels() const {
+    return in_channels * patch_spatial * patch_spatial * patch_temporal;
+  }
 
   static constexpr auto fields() {
     using config::field, config::positive;
     return config::fields<DitConfig>(
         field("num_layers", &DitConfig::num_layers, "Transformer layers", positive),
         field("hidden_size", &DitConfig::hidden_size, "Width of the residual stream", positive),
-        field("num_attention_heads", &DitConfig::num_attention_heads, "Attention heads; must divide hidden_size", positive),
-        field("crossattn_emb_size", &DitConfig::crossattn_emb_size, "Width of the text rows; follows the data set", positive),
+        field("num_attention_heads", &DitConfig::num_attention_heads, "Attention heads; must divide hidden_size",
+              positive),
+        field("crossattn_emb_size", &DitConfig::crossattn_emb_size, "Width of the text rows; follows the data set",
+              positive),
         field("in_channels", &DitConfig::in_channels, "Channels of the latent", positive),
         field("patch_spatial", &DitConfig::patch_spatial, "Latent cells a token spans in height and width", positive),
         field("patch_temporal", &DitConfig::patch_temporal, "Latent frames a token spans", positive),
         field("recompute_granularity", &DitConfig::recompute_granularity,
-              "Recompute activations in backward: none, or full (each layer's input is kept, the rest is computed again)"));
+              "Recompute activations in backward: none, or full (each layer's input is kept, the rest is computed "
+              "again)"));
   }
   void check(config::Problems& problems) const;
 };

@@ -1,0 +1,57 @@
+#pragma once
+// Where `dfm prepare` gets pictures, clips and captions from: a folder of media, or drawn butterflies.
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace dfm::data {
+
+struct LoadLimits {
+  std::int64_t short_side = 512;        // pixels; the longer side keeps the shape
+  std::int64_t num_video_frames = 121;  // most frames of a clip
+  std::optional<double> fps;            // frames a second to sample clips at; nothing: every frame
+  std::int64_t temporal_compression = 4;
+  std::int64_t side_multiple = 16;
+};
+
+struct SourceItem {
+  std::string name;                    // path relative to the folder, or id; unique, what items are sorted by
+  std::optional<std::string> caption;  // trimmed; nothing when missing or blank
+  bool is_clip = false;
+};
+
+struct SourceMedia {
+  // uint8, ready for the tokenizer: T = 1, or 1 + k n for clips; H and W multiples of side_multiple.
+  at::Tensor rgb_THW3;
+  double fps = 0;  // of the frames in rgb_THW3; 0 for pictures and where it is unknown
+  std::int64_t original_height = 0, original_width = 0;
+  std::int64_t original_frames = 1;  // as the file says; 0 where it does not
+};
+
+class Source {
+ public:
+  virtual ~Source() = default;
+  [[nodiscard]] virtual std::size_t size() const = 0;
+  [[nodiscard]] virtual SourceItem item(std::size_t index) const = 0;
+  // Thread safe. Damaged media is a DataError that names the file.
+  [[nodiscard]] virtual SourceMedia load(std::size_t index, const LoadLimits& limits) const = 0;
+  [[nodiscard]] virtual std::string description() const = 0;  // one line: "folder data: 3 pictures, 2 clips"
+  // What the tokenizer and text encoder are when the user names none ("builtin"); empty: the tutorial's.
+  [[nodiscard]] virtual std::string default_encoder() const = 0;
+};
+
+// `input` is a folder, or `synthetic:butterflies[:COUNT]` drawn from `seed`. A folder that is missing or holds nothing
+// to read is a DataError; an unknown synthetic name a ConfigError.
+std::unique_ptr<Source> open_source(const std::string& input, std::uint64_t seed);
+
+// Height and width that `limits` give a picture: the short side becomes short_side, then both are rounded down to
+// multiples of side_multiple. One resize goes straight there; the shape changes by less than a multiple.
+struct Size {
+  std::int64_t height = 0, width = 0;
+};
+Size target_size(std::int64_t height, std::int64_t width, const LoadLimits& limits);
+
+}  // namespace dfm::data
