@@ -35,7 +35,8 @@ dfm_torch_library(c10)
 dfm_torch_library(torch_cpu)
 add_library(torch::cpu INTERFACE IMPORTED GLOBAL)
 target_include_directories(torch::cpu SYSTEM INTERFACE ${DFM_TORCH_DIR}/include ${DFM_TORCH_DIR}/include/torch/csrc/api/include)
-target_compile_definitions(torch::cpu INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+# The wheel brings headers of its own fmt, which come before the system's: without the library, so header-only.
+target_compile_definitions(torch::cpu INTERFACE _GLIBCXX_USE_CXX11_ABI=1 FMT_HEADER_ONLY=1)
 target_link_libraries(torch::cpu INTERFACE torch::torch_cpu torch::c10)
 # libtorch_cpu finds its CUDA neighbours (cupti, cudart) by its own rpath; the linker must not try to resolve them.
 target_link_options(torch::cpu INTERFACE -Wl,--allow-shlib-undefined)

@@ -1,5 +1,7 @@
 #pragma once
-// The wing colours of synthetic:butterflies. The demo looks for them in what the trained model makes.
+// The wing colours of synthetic:butterflies, and how to see them again in what a trained model makes.
+#include <ATen/core/Tensor.h>
+
 #include <array>
 #include <cstdint>
 #include <string_view>
@@ -11,15 +13,20 @@ struct ButterflyColour {
   std::array<std::uint8_t, 3> rgb;
 };
 
+// At least 25 degrees of hue apart, and far more saturated than the four backgrounds.
 inline constexpr std::array<ButterflyColour, 8> kButterflyColours{{
-    {"red", {222, 24, 28}},
-    {"orange", {250, 128, 10}},
-    {"yellow", {250, 222, 20}},
-    {"green", {20, 150, 60}},
-    {"cyan", {10, 200, 205}},
-    {"blue", {30, 60, 215}},
-    {"purple", {130, 40, 190}},
-    {"white", {250, 250, 250}},
+    {"red", {214, 26, 32}},
+    {"orange", {255, 120, 0}},
+    {"yellow", {250, 232, 20}},
+    {"green", {24, 160, 70}},
+    {"cyan", {0, 195, 208}},
+    {"blue", {32, 78, 220}},
+    {"purple", {125, 40, 190}},
+    {"pink", {250, 75, 178}},
 }};
+
+// The colour of the list whose hue most of the saturated pixels have, weighted by how saturated they are; "" when
+// there are hardly any. `rgb` is uint8 with the colours in its last dim: a picture or a clip.
+std::string_view dominant_butterfly_colour(const at::Tensor& rgb);
 
 }  // namespace dfm::data

@@ -16,6 +16,7 @@ struct DatasetCard {
   std::int64_t latent_channels = 16, temporal_compression = 4, spatial_compression = 8;
   std::int64_t text_width = 1024;
   std::int64_t num_samples = 0, num_images = 0, num_clips = 0;
+  std::int64_t num_without_caption = 0, num_skipped = 0;
   double fps = 0;                               // the most common of the clips; 0 when there is none
   std::string source;                           // what --input was
   std::map<std::string, std::string> settings;  // short_side, num_video_frames, fps ... as given

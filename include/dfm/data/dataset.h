@@ -19,9 +19,12 @@ struct SampleEntry {
   std::uint32_t shard = 0;
   struct Part {
     std::uint64_t offset = 0, size = 0;
+    std::uint32_t checksum = 0;  // crc32c, checked on reading; 0: not known (a folder that dfm only indexed)
   } json, pth, pickle;
   std::int64_t channels = 16, frames = 1, height = 0, width = 0;  // latent
-  std::int64_t text_length = 0;                                   // rows that are not zero at the end
+  std::int64_t text_length = 0;                                   // rows up to the last that is not zero
+  std::int64_t text_width = 0;
+  double fps = 0;  // of the json; 0 where it says nothing
 };
 
 struct Sample {

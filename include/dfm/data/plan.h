@@ -23,6 +23,10 @@ struct Row {
   std::int64_t padded_tokens = 0;  // one of at most 16 lengths
 };
 
+// The at most 16 padded lengths, ascending: even steps of a multiple of token_multiple, the last at least max_tokens.
+std::vector<std::int64_t> row_lengths(const PackLimits& limits);
+
+// First fit decreasing: samples from long to short (equal ones by position), each into the first row that has room.
 // token_lengths: of the step's samples by relative position. A sample longer than max_tokens is a DataError with its
 // position.
 std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits);

@@ -39,10 +39,10 @@ class VideoReader {
   };
   // The next frame in order of presentation, or nothing at the end.
   std::optional<Frame> next();
-  // The same, scaled to height x width in the step that makes RGB of it, with resize_rgb's filter.
-  std::optional<Frame> next(std::int64_t height, std::int64_t width);
-  // Decodes the next frame and drops it: its time, or nothing at the end. Faster than next().
-  std::optional<double> skip();
+  // For sampling at another rate: the frame whose time is nearest to `seconds`, which must not decrease from call to
+  // call; nothing when the clip has ended by then (the last frame is shown for one frame's time). Frames between are
+  // decoded, but not turned into RGB. Use either next() or nearest() on a reader.
+  std::optional<Frame> nearest(double seconds);
 
  private:
   struct State;

@@ -19,6 +19,7 @@ struct PrepareOptions {
   std::optional<double> fps;
   std::int64_t num_workers = 2;
   std::int64_t shard_max_count = 10000;
+  std::int64_t shard_max_bytes = std::int64_t{256} << 20;
   bool require_captions = false;
   std::uint64_t seed = 1234;
 
@@ -38,6 +39,8 @@ struct PrepareOptions {
         field("fps", &PrepareOptions::fps, "Frames a second to sample clips at; default: each clip's own", positive),
         field("num_workers", &PrepareOptions::num_workers, "Threads that decode, encode and write", positive),
         field("shard_max_count", &PrepareOptions::shard_max_count, "Most samples in a shard", positive),
+        field("shard_max_bytes", &PrepareOptions::shard_max_bytes,
+              "Most bytes of samples in a shard: what a stopped run may lose", positive),
         field("require_captions", &PrepareOptions::require_captions,
               "A missing or blank caption is an error, not the empty text"),
         field("seed", &PrepareOptions::seed, "Key of synthetic data"));

@@ -17,7 +17,7 @@ namespace dfm::models {
 struct DitInput {
   at::Tensor x_TC;         // network input, already scaled by c_in; compute dtype; padding rows zero
   ops::Segments tokens;    // segments of x
-  at::Tensor position_T3;  // int64 (t, h, w) of each token
+  at::Tensor position_T3;  // int64 (t, h, w) of each token; best on the CPU: a GPU's must be waited for
   at::Tensor c_noise_N;    // float32 ln(sigma) / 4 (float64 in fp64 runs)
   at::Tensor fps_N;        // float32
   at::Tensor text_LE;      // compute dtype; the rows that are there, without the zero rows after them
@@ -29,9 +29,14 @@ struct DitInput {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
+// What a new model's parameters are, by name in model order, as Megatron initialises DFM's from
+// rng.seed by name. The values are made in float32, then rounded to `dtype`: float32 masters of a bfloat16 model come
+// from a call of their own.
+NamedTensors initial_parameters(const DitConfig& config, at::ScalarType dtype, at::Device device, std::uint64_t seed);
+
 class Dit {
  public:
-  // Parameters on `device` in `dtype`, initialised as Megatron does (models.md 2.2 row 23) from rng.seed by name.
+  // Parameters on `device` in `dtype`, with the values of initial_parameters(); they require gradients.
   Dit(const DitConfig& config, at::ScalarType dtype, at::Device device, std::uint64_t seed);
   ~Dit();
   Dit(Dit&&) noexcept;

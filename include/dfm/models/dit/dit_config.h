@@ -13,6 +13,17 @@ constexpr auto enum_names(Recompute) {
   return std::array{std::pair{Recompute::kNone, "none"}, std::pair{Recompute::kFull, "full"}};
 }
 
+// Sizes of the parallel axes.
+struct OnlyOne {
+  static constexpr const char* problem(const std::int64_t& value) {
+    return value == 1 ? nullptr : "1: this version runs on one rank";
+  }
+  static constexpr const char* problem(const bool& value) {
+    return value ? "false: this version runs on one rank" : nullptr;
+  }
+};
+inline constexpr OnlyOne only_one;
+
 struct DitConfig {
   std::int64_t num_layers = 28;
   std::int64_t hidden_size = 1152;
@@ -22,6 +33,10 @@ struct DitConfig {
   std::int64_t patch_spatial = 2;
   std::int64_t patch_temporal = 1;
   Recompute recompute_granularity = Recompute::kNone;
+  std::int64_t tensor_model_parallel_size = 1;
+  std::int64_t pipeline_model_parallel_size = 1;
+  std::int64_t context_parallel_size = 1;
+  bool sequence_parallel = false;
 
   [[nodiscard]] std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
   [[nodiscard]] std::int64_t token_channels() const {
@@ -42,7 +57,15 @@ struct DitConfig {
         field("patch_temporal", &DitConfig::patch_temporal, "Latent frames a token spans", positive),
         field("recompute_granularity", &DitConfig::recompute_granularity,
               "Recompute activations in backward: none, or full (each layer's input is kept, the rest is computed "
-              "again)"));
+              "again)"),
+        field("tensor_model_parallel_size", &DitConfig::tensor_model_parallel_size,
+              "Ranks that share each layer's matrices; 1 in this version", only_one),
+        field("pipeline_model_parallel_size", &DitConfig::pipeline_model_parallel_size,
+              "Ranks that share the layers; 1 in this version", only_one),
+        field("context_parallel_size", &DitConfig::context_parallel_size,
+              "Ranks that share a row's tokens; 1 in this version", only_one),
+        field("sequence_parallel", &DitConfig::sequence_parallel,
+              "Spread the tokens between the matrices over the tensor ranks; false in this version", only_one));
   }
   void check(config::Problems& problems) const;
 };

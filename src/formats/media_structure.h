@@ -1,0 +1,17 @@
+#pragma once
+// Whether media files are whole, from their outer structure alone. FFmpeg is lenient: it shows what it can of a cut
+// file. Here a cut file is an error.
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+namespace dfm::formats {
+
+// The size of the PNG at the start of `bytes`, its chunks and their checksums verified up to IEND. DataError.
+std::size_t whole_png_size(std::span<const std::byte> bytes, const std::filesystem::path& path);
+// The size of the JPEG at the start of `bytes`: its segments, up to the end marker. DataError.
+std::size_t whole_jpeg_size(std::span<const std::byte> bytes, const std::filesystem::path& path);
+// MP4/MOV, Matroska/WebM and AVI: every top-level element must end within the file. DataError. Other files pass.
+void check_clip_is_whole(const std::filesystem::path& path);
+
+}  // namespace dfm::formats

@@ -1,0 +1,25 @@
+#pragma once
+// The DiT's parameters by DFM's names: which there are, what they start as, and how files name them.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dfm/models/dit/dit.h"
+
+namespace dfm::models {
+
+struct ParameterSpec {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  enum class Start { kNormal, kUniform, kZero, kOne } start;
+  double scale = 0;  // standard deviation, or the bound of the uniform
+};
+// In the order of DFM's state dict.
+std::vector<ParameterSpec> dit_parameter_specs(const DitConfig& config);
+
+std::string layer_prefix(std::int64_t layer);  // "decoder.layers.3."
+
+// Files' names to the model's: `module.` taken off, stacked layers taken apart, what DFM stores beside weights left out.
+NamedTensors to_model_names(const NamedTensors& tensors);
+
+}  // namespace dfm::models

@@ -1,0 +1,275 @@
+// Options of Megatron-Bridge (ConfigContainer and DFM's DiT provider) that have no meaning here, each with the reason.
+// Where another value would ask for a different training run, only the values that do not are accepted.
+#include <array>
+
+#include "dfm/train/recipes.h"
+
+namespace dfm::train {
+namespace {
+
+constexpr std::string_view kPython = "it names a Python object";
+constexpr std::string_view kPacked = "rows are always packed, plan and lengths follow the data";
+constexpr std::string_view kTokenizer = "the tokenizer is the data set's";
+constexpr std::string_view kNoEvaluation = "no evaluation while training";
+constexpr std::string_view kPositions = "positions are computed, there is no table";
+constexpr std::string_view kOneRank = "this version runs on one rank";
+constexpr std::string_view kFixedModel = "fixed by the DiT";
+constexpr std::string_view kPrecision = "mixed_precision decides";
+constexpr std::string_view kNoLoss = "bf16 and fp32 need no loss scale";
+constexpr std::string_view kKernels = "kernels are chosen by the device";
+constexpr std::string_view kRecompute = "recompute_granularity=full recomputes every layer";
+constexpr std::string_view kOffload = "there is no offloading";
+constexpr std::string_view kLanguage = "it belongs to language models";
+constexpr std::string_view kBatch = "batches are counted in samples, by train.global_batch_size";
+constexpr std::string_view kRuntime = "the runtime has no such part";
+constexpr std::string_view kSignals = "SIGTERM and SIGINT always save";
+constexpr std::string_view kFormat = "checkpoints have one format, whole in every layout";
+constexpr std::string_view kRandom = "random numbers are functions of rng.seed";
+constexpr std::string_view kLogging = "metrics.jsonl and TensorBoard get every step";
+constexpr std::string_view kLength = "train.train_iters decides";
+constexpr std::string_view kAdamw = "the optimizer is AdamW";
+
+constexpr auto kNames = std::to_array<config::ForeignName>({
+    {"*._target_", kPython},
+    {"*._partial_", kPython},
+    {"*._name_", kPython},
+
+    {"model.qkv_format", kPacked},
+    {"model.seq_length", kPacked},
+    {"model.variable_seq_lengths", kPacked},
+    {"model.vae_cache_folder", kTokenizer},
+    {"model.vae_name", kTokenizer},
+    {"model.val_generation_*", kNoEvaluation},
+    {"model.max_img_h", kPositions},
+    {"model.max_img_w", kPositions},
+    {"model.max_frames", kPositions},
+    {"model.max_position_embeddings", kPositions},
+    {"model.position_embedding_type", kPositions},
+    {"model.rotary_*", kPositions},
+    {"model.sigma_data", kFixedModel, "0.5"},
+    {"model.loss_add_logvar", kFixedModel},
+    {"model.ffn_hidden_size", "it is 4 x hidden_size"},
+    {"model.kv_channels", "it is hidden_size / num_attention_heads"},
+    {"model.num_query_groups", kFixedModel},
+    {"model.hidden_dropout", kFixedModel, "0|null"},
+    {"model.attention_dropout", kFixedModel, "0|null"},
+    {"model.layernorm_epsilon", kFixedModel},
+    {"model.normalization", kFixedModel},
+    {"model.activation_func*", kFixedModel},
+    {"model.gated_linear_unit", kFixedModel, "false|null"},
+    {"model.add_bias_linear", kFixedModel},
+    {"model.add_qkv_bias", kFixedModel},
+    {"model.qk_layernorm*", kFixedModel},
+    {"model.init_method*", kFixedModel},
+    {"model.output_layer_init_method", kFixedModel},
+    {"model.transformer_layer_spec", kPython},
+    {"model.virtual_pipeline_model_parallel_size", kOneRank, "null|1"},
+    {"model.expert_model_parallel_size", kOneRank, "1|null"},
+    {"model.expert_tensor_parallel_size", kOneRank, "1|null"},
+    {"model.microbatch_group_size_per_vp_stage", kOneRank},
+    {"model.num_layers_in_first_pipeline_stage", kOneRank},
+    {"model.num_layers_in_last_pipeline_stage", kOneRank},
+    {"model.pipeline_model_parallel_layout", kOneRank},
+    {"model.account_for_*", kOneRank},
+    {"model.overlap_p2p_comm", kOneRank},
+    {"model.batch_p2p_comm", kOneRank},
+    {"model.deallocate_pipeline_outputs", kOneRank},
+    {"model.defer_embedding_wgrad_compute", kOneRank},
+    {"model.cp_comm_type", kOneRank},
+    {"model.hierarchical_context_parallel_sizes", kOneRank},
+    {"model.hybrid_context_parallel", kOneRank},
+    {"model.max_seqlen_per_dp_cp_rank", kOneRank},
+    {"model.tp_comm_*", kOneRank},
+    {"model.async_tensor_model_parallel_allreduce", kOneRank},
+    {"model.pipeline_dtype", kPrecision},
+    {"model.params_dtype", kPrecision},
+    {"model.autocast_dtype", kPrecision},
+    {"model.bf16", kPrecision},
+    {"model.fp16", kPrecision, "false|null"},
+    {"model.fp8*", kPrecision},
+    {"model.fp4*", kPrecision},
+    {"model.fp32_residual_connection", kPrecision},
+    {"model.attention_softmax_in_fp32", kPrecision},
+    {"model.recompute_method", kRecompute},
+    {"model.recompute_num_layers", kRecompute},
+    {"model.recompute_modules", kRecompute},
+    {"model.distribute_saved_activations", kRecompute},
+    {"model.cpu_offloading*", kOffload},
+    {"model.fine_grained_activation_offloading", kOffload},
+    {"model.offload_modules", kOffload},
+    {"model.cuda_graph_*", kKernels},
+    {"model.enable_cuda_graph", kKernels},
+    {"model.use_te_rng_tracker", kRandom},
+    {"model.attention_backend", kKernels},
+    {"model.deterministic_mode", kKernels},
+    {"model.apply_rope_fusion", kKernels},
+    {"model.bias_activation_fusion", kKernels},
+    {"model.bias_dropout_fusion", kKernels},
+    {"model.masked_softmax_fusion", kKernels},
+    {"model.gradient_accumulation_fusion", kKernels},
+    {"model.persist_layer_norm", kKernels},
+    {"model.use_cpu_initialization", kRandom},
+    {"model.perform_initialization", kRandom},
+    {"model.calculate_per_token_loss", "the loss is always a mean over tokens"},
+    {"model.num_moe_experts", kFixedModel, "null"},
+    {"model.moe_*", kFixedModel},
+    {"model.vocab_size", kLanguage},
+    {"model.should_pad_vocab", kLanguage},
+    {"model.make_vocab_size_divisible_by", kLanguage},
+    {"model.share_embeddings_and_output_weights", kLanguage},
+    {"model.parallel_output", kLanguage},
+    {"model.fp16_lm_cross_entropy", kLanguage},
+    {"model.cross_entropy_*", kLanguage},
+    {"model.generation_config", kLanguage},
+    {"model.hf_model_id", kLanguage},
+    {"model.restore_modelopt_state", kRuntime},
+    {"model.barrier_with_L1_time", kRuntime},
+
+    {"train.eval_*", kNoEvaluation},
+    {"train.manual_gc*", "there is no garbage collector"},
+    {"train.train_sync_interval", kRuntime},
+    {"train.empty_unused_memory_level", kRuntime},
+    {"train.check_weight_hash_across_dp_replicas_interval", kRuntime},
+    {"train.check_optimizer_step_success", kRuntime},
+    {"train.exit_signal*", kSignals},
+    {"train.exit_interval", kLength, "null"},
+    {"train.exit_duration_in_mins", kLength, "null"},
+    {"train.train_samples", kLength, "null"},
+    {"train.iterations_to_skip", kLength, "null|[]"},
+    {"train.skip_train", kLength, "false|null"},
+    {"train.rampup_batch_size", kBatch, "null"},
+    {"train.decrease_batch_size_if_needed", kBatch},
+
+    {"optimizer.optimizer", kAdamw, "adam|adamw"},
+    {"optimizer.decoupled_weight_decay", kAdamw, "true|null"},
+    {"optimizer.decoupled_lr", kAdamw, "null"},
+    {"optimizer.decoupled_min_lr", kAdamw, "null"},
+    {"optimizer.sgd_momentum", kAdamw},
+    {"optimizer.muon_*", kAdamw},
+    {"optimizer.use_precision_aware_optimizer", kPrecision},
+    {"optimizer.main_grads_dtype", kPrecision},
+    {"optimizer.main_params_dtype", kPrecision},
+    {"optimizer.exp_avg_dtype", kPrecision},
+    {"optimizer.exp_avg_sq_dtype", kPrecision},
+    {"optimizer.params_dtype", kPrecision},
+    {"optimizer.bf16", kPrecision},
+    {"optimizer.fp16", kPrecision, "false|null"},
+    {"optimizer.fp8_recipe", kPrecision},
+    {"optimizer.store_param_remainders", kPrecision},
+    {"optimizer.loss_scale*", kNoLoss},
+    {"optimizer.initial_loss_scale", kNoLoss},
+    {"optimizer.min_loss_scale", kNoLoss},
+    {"optimizer.hysteresis", kNoLoss},
+    {"optimizer.optimizer_cpu_offload", kOffload},
+    {"optimizer.optimizer_offload_fraction", kOffload},
+    {"optimizer.use_torch_optimizer_for_cpu_offload", kOffload},
+    {"optimizer.overlap_cpu_optimizer_d2h_h2d", kOffload},
+    {"optimizer.pin_cpu_*", kOffload},
+    {"optimizer.use_distributed_optimizer", kOneRank},
+    {"optimizer.overlap_param_gather*", kOneRank},
+    {"optimizer.log_num_zeros_in_grad", kLogging},
+    {"optimizer.barrier_with_L1_time", kRuntime},
+    {"optimizer.timers", kRuntime},
+    {"optimizer.config_logger_dir", kRuntime},
+
+    {"scheduler.lr_wsd_*", "lr_decay_style is constant or cosine"},
+    {"scheduler.lr_decay_samples", "schedules count steps", "null"},
+    {"scheduler.lr_warmup_samples", "schedules count steps", "null|0"},
+    {"scheduler.lr_warmup_fraction", "schedules count steps", "null"},
+    {"scheduler.override_opt_param_scheduler", "the schedule is a function of the step, nothing of it is stored"},
+    {"scheduler.use_checkpoint_opt_param_scheduler", "the schedule is a function of the step, nothing of it is stored"},
+    {"scheduler.weight_decay_incr_style", "optimizer.weight_decay is constant", "constant|null"},
+    {"scheduler.start_weight_decay", "optimizer.weight_decay is constant, set that", "null"},
+    {"scheduler.end_weight_decay", "optimizer.weight_decay is constant, set that", "null"},
+    {"scheduler.no_weight_decay_cond_type", "1-D parameters never decay"},
+
+    {"dataset.packing_buffer_size", kPacked},
+    {"dataset.seq_length", kPacked},
+    {"dataset.micro_batch_size", kBatch},
+    {"dataset.global_batch_size", kBatch},
+    {"dataset.use_train_split_for_val", kNoEvaluation},
+    {"dataset.num_val_workers", kNoEvaluation},
+    {"dataset.virtual_epoch_length", "the training stream has no end"},
+    {"dataset.shuffle_buffer*", "the whole data set is shuffled"},
+    {"dataset.dataloader_*", "the loader's state is one number, kept in every checkpoint"},
+    {"dataset.data_sharding", kRuntime},
+    {"dataset.pin_memory", kRuntime},
+    {"dataset.persistent_workers", kRuntime},
+    {"dataset.drop_last", "the training stream has no end"},
+    {"dataset.trust_remote_code", kPython},
+    {"dataset.skip_getting_attention_mask_from_dataset", kLanguage},
+
+    {"checkpoint.ckpt_format", kFormat},
+    {"checkpoint.ckpt_assume_constant_structure", kFormat},
+    {"checkpoint.ckpt_convert_*", kFormat},
+    {"checkpoint.auto_detect_ckpt_format", kFormat},
+    {"checkpoint.dist_ckpt_*", kFormat},
+    {"checkpoint.fully_parallel_*", kFormat},
+    {"checkpoint.async_save", kFormat},
+    {"checkpoint.async_strategy", kFormat},
+    {"checkpoint.use_persistent_ckpt_worker", kFormat},
+    {"checkpoint.save_optim", "a checkpoint is always complete", "true|null"},
+    {"checkpoint.load_optim", "continuing loads all; checkpoint.pretrained_checkpoint loads weights alone",
+     "true|null"},
+    {"checkpoint.finetune", "checkpoint.pretrained_checkpoint loads weights alone", "false|null"},
+    {"checkpoint.ckpt_step", "name the iteration folder in checkpoint.load", "null"},
+    {"checkpoint.save_rng", kRandom},
+    {"checkpoint.load_rng", kRandom},
+    {"checkpoint.use_checkpoint_args", "the stored configuration is always used"},
+    {"checkpoint.exit_on_missing_checkpoint", "a checkpoint.load without a checkpoint is an error"},
+    {"checkpoint.non_persistent_*", kRuntime},
+    {"checkpoint.replication*", kRuntime},
+    {"checkpoint.storage_writers_per_rank", kRuntime},
+    {"checkpoint.strict_fsdp_dtensor_load", kRuntime},
+
+    {"logger.wandb_*", kLogging},
+    {"logger.mlflow_*", kLogging},
+    {"logger.comet_*", kLogging},
+    {"logger.log_*", kLogging},
+    {"logger.timing_*", kLogging},
+    {"logger.tensorboard_log_interval", kLogging},
+    {"logger.tensorboard_queue_size", kLogging},
+    {"logger.throughput_window_size", kLogging},
+    {"logger.runtime_time_unit", kLogging},
+    {"logger.memory_keys", kLogging},
+    {"logger.skip_train_metrics_log", kLogging},
+    {"logger.save_config_filepath", "run_config.yaml lies in every checkpoint"},
+    {"logger.logging_level", "--verbose shows more"},
+    {"logger.filter_warnings", kPython},
+    {"logger.modules_to_filter", kPython},
+    {"logger.set_level_for_all_loggers", kPython},
+
+    {"rng.te_rng_tracker", kRandom},
+    {"rng.inference_rng_tracker", kRandom},
+    {"rng.data_parallel_random_init", kRandom},
+
+    {"ddp", kOneRank},
+    {"comm_overlap", kOneRank},
+    {"dist", kOneRank},
+    {"ft", kRuntime},
+    {"straggler", kRuntime},
+    {"nvrx_straggler", kRuntime},
+    {"inprocess_restart", kRuntime},
+    {"rerun_state_machine", kRuntime},
+    {"profiling", kRuntime},
+    {"tensor_inspect", kRuntime},
+    {"env_vars", kRuntime},
+    {"optimizer_config_override_provider", kPython},
+    {"tokenizer", kLanguage},
+    {"validation", kNoEvaluation},
+    {"peft", "all parameters are trained", "null"},
+});
+
+constexpr auto kAliases = std::to_array<config::AliasName>({
+    {"checkpoint.checkpoint_dir", "checkpoint.save"},
+    {"checkpoint.load_checkpoint", "checkpoint.load"},
+});
+
+}  // namespace
+
+const config::ForeignTable& bridge_names() {
+  static const config::ForeignTable table{kNames, kAliases};
+  return table;
+}
+
+}  // namespace dfm::train

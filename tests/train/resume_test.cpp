@@ -1,0 +1,171 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "dfm/checkpoint/run_folder.h"
+#include "dfm/checkpoint/tensor_file.h"
+#include "dfm/config/tree.h"
+#include "dfm/train/recipes.h"
+#include "train/tiny_run.h"
+
+namespace dfm::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Trains as the command line does: the tiny configuration stands for the recipe, `overrides` for the command line.
+class Resume : public testing::Test {
+ protected:
+  void SetUp() override { test::write_tiny_dataset(data(), 13); }
+  [[nodiscard]] fs::path data() const { return folder_.path() / "data"; }
+  [[nodiscard]] fs::path run_folder() const { return folder_.path() / "run"; }
+
+  test::TinyResult train(const std::vector<std::string>& overrides = {}) const {
+    TrainConfig tiny = test::tiny_config(data(), run_folder());
+    tiny.train.train_iters = 2;
+    ConfigSources sources;
+    sources.stored_yaml = config::to_yaml(tiny, config::YamlStyle::kFull);
+    sources.stored_where = "tiny";
+    sources.overrides = overrides;
+    const LoadedConfig loaded = load_config(sources);
+    RunContext context;
+    context.explicit_options = loaded.explicit_options;
+    context.over_stored = [sources](const std::string& yaml, const std::string& where) {
+      ConfigSources again = sources;
+      again.stored_yaml = yaml;
+      again.stored_where = where;
+      return load_config(again).config;
+    };
+    return test::run_tiny(loaded.config, context);
+  }
+  [[nodiscard]] std::string error_of(const std::vector<std::string>& overrides, ExitCode code) const {
+    try {
+      train(overrides);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.what();
+    }
+    return "no error";
+  }
+  test::TempFolder folder_;
+};
+
+void expect_contains(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos) << text;
+}
+
+TEST_F(Resume, ContinuesWhatItFindsAndSaysSoFirst) {
+  train({"optimizer.lr=2e-3"});
+  const test::TinyResult second = train({"train.train_iters=4"});
+  EXPECT_EQ(second.summary.iteration, 4);
+  EXPECT_EQ(second.summary.steps, 2);
+  EXPECT_TRUE(second.output.starts_with("Continuing from ")) << second.output;
+  expect_contains(second.output, "train.train_iters: 2 -> 4 (command line)");
+  EXPECT_EQ(second.output.find("optimizer.lr"), std::string::npos) << "the stored rate holds: " << second.output;
+}
+
+TEST_F(Resume, RefusesWhenToldTo) {
+  train();
+  const std::string error = error_of({"checkpoint.resume=false"}, ExitCode::kConfig);
+  expect_contains(error, "checkpoint.save");
+  expect_contains(error, "iter_0000002");
+}
+
+TEST_F(Resume, LoadsARunOrAnIterationFolderIntoANewRun) {
+  train({"checkpoint.save_interval=1"});
+  const test::TinyResult from_run =
+      train({"checkpoint.load=" + run_folder().string(), "checkpoint.save=" + (folder_.path() / "b").string(),
+             "train.train_iters=3"});
+  EXPECT_EQ(from_run.summary.steps, 1);
+  EXPECT_EQ(from_run.summary.checkpoint, folder_.path() / "b" / "iter_0000003");
+  const test::TinyResult from_iteration =
+      train({"checkpoint.load=" + (run_folder() / "iter_1").string(),
+             "checkpoint.save=" + (folder_.path() / "c").string(), "train.train_iters=3"});
+  EXPECT_EQ(from_iteration.summary.steps, 2);
+  EXPECT_EQ(from_iteration.losses.back(), from_run.losses.back());
+}
+
+TEST_F(Resume, LoadWithoutSaveGoesOnInTheRunThatWasLoaded) {
+  train();
+  fs::rename(run_folder(), folder_.path() / "moved");
+  const test::TinyResult second =
+      train({"checkpoint.load=" + (folder_.path() / "moved").string(), "train.train_iters=3"});
+  EXPECT_EQ(second.summary.run_folder, folder_.path() / "moved");
+  EXPECT_FALSE(fs::exists(run_folder()));
+}
+
+TEST_F(Resume, DoesNotForkARunInsideItsFolder) {
+  train({"checkpoint.save_interval=1"});
+  expect_contains(error_of({"checkpoint.load=" + (run_folder() / "iter_0000001").string()}, ExitCode::kConfig),
+                  "not the newest");
+  EXPECT_EQ(error_of({"checkpoint.load=" + (run_folder() / "iter_0000009").string()}, ExitCode::kCheckpoint).empty(),
+            false);
+}
+
+TEST_F(Resume, NamesAChangedShapeSeedOrDataSet) {
+  train();
+  std::string error = error_of({"train.train_iters=4", "model.num_layers=3"}, ExitCode::kConfig);
+  expect_contains(error, "model.num_layers: got 3 (command line), want 2");
+  error = error_of({"train.train_iters=4", "rng.seed=7"}, ExitCode::kConfig);
+  expect_contains(error, "rng.seed: got 7 (command line), want 1234");
+  expect_contains(error, "checkpoint.pretrained_checkpoint");
+
+  const fs::path other = folder_.path() / "other";
+  test::write_tiny_dataset(other, 14);
+  error = error_of({"train.train_iters=4", "dataset.path=" + other.string()}, ExitCode::kData);
+  expect_contains(error, "dataset.allow_change=true");
+  const test::TinyResult allowed =
+      train({"train.train_iters=4", "dataset.path=" + other.string(), "dataset.allow_change=true"});
+  EXPECT_EQ(allowed.summary.steps, 2);
+}
+
+TEST_F(Resume, PretrainedTakesTheWeightsOnly) {
+  const fs::path weights = train().summary.checkpoint / "model.pth";
+  for (const fs::path& path : {weights, weights.parent_path(), run_folder()}) {
+    const fs::path save = folder_.path() / path.filename().concat("_new");
+    const test::TinyResult second =
+        train({"checkpoint.pretrained_checkpoint=" + path.string(), "checkpoint.save=" + save.string(),
+               "optimizer.lr=0", "optimizer.min_lr=0", "rng.seed=8"});
+    EXPECT_EQ(second.summary.iteration, 2);
+    EXPECT_EQ(second.summary.steps, 2);
+    const auto got = checkpoint::TensorFile(second.summary.checkpoint / "model_weights.pt").read_all();
+    const auto want = checkpoint::TensorFile(weights).read_all();
+    ASSERT_EQ(got.size(), want.size());
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::equal(got[i].second, want[i].second)) << got[i].first;
+  }
+}
+
+TEST_F(Resume, LeavesAFolderOfOtherThingsAlone) {
+  fs::create_directories(run_folder());
+  std::ofstream(run_folder() / "holiday.jpg") << "x";
+  expect_contains(error_of({}, ExitCode::kConfig), "holiday.jpg");
+  EXPECT_EQ(std::distance(fs::directory_iterator(run_folder()), fs::directory_iterator()), 1);
+}
+
+TEST_F(Resume, ShapeFollowsTheDataUnlessTheUserSaysOtherwise) {
+  train();
+  const std::string yaml = [&] {
+    std::ifstream in(run_folder() / "iter_0000002" / "run_config.yaml");
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  }();
+  expect_contains(yaml, fmt::format("crossattn_emb_size: {}", test::kTextWidth));
+  const std::string error = error_of(
+      {"model.crossattn_emb_size=512", "checkpoint.save=" + (folder_.path() / "b").string()}, ExitCode::kConfig);
+  expect_contains(error, "model.crossattn_emb_size: got 512 (command line), want 24, the text width of the data set");
+}
+
+TEST_F(Resume, DamageIsACheckpointError) {
+  const fs::path folder = train().summary.checkpoint;
+  std::fstream file(folder / "optimizer_states.pt", std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(fs::file_size(folder / "optimizer_states.pt") / 2));
+  const char byte = static_cast<char>(file.peek() ^ 1);
+  file.write(&byte, 1);
+  file.close();
+  expect_contains(error_of({"train.train_iters=4"}, ExitCode::kCheckpoint), "optimizer_states.pt");
+  fs::remove(folder / "extra_state.pt");
+  expect_contains(error_of({"train.train_iters=4"}, ExitCode::kCheckpoint), "extra_state.pt");
+}
+
+}  // namespace
+}  // namespace dfm::train

@@ -1,0 +1,47 @@
+#include "dfm/generate/generate.h"
+
+#include "command_line.h"
+#include "dfm/base/progress.h"
+#include "dfm/comm/launch.h"
+#include "dfm/config/text.h"
+#include "dfm/ops/device.h"
+#include "foreign_flags.h"
+#include "subcommands.h"
+
+namespace dfm::cli {
+
+int run_generate(const std::vector<std::string>& args) {
+  generate::GenerateOptions options;
+  const config::Tree tree = config::tree_of(options);
+  CommandLine line("generate", args);
+  line.options(tree, &generate_foreign_flags());
+  line.parse();
+  if (line.wants_help()) {
+    generate::GenerateOptions defaults;
+    fmt::print(
+        "dfm generate: a prompt and a trained model -> an MP4, or a PNG for one frame\n\n"
+        "  dfm generate --prompt TEXT [--checkpoint RUN_DIR] [--video-save-path out.mp4]\n\n"
+        "Examples:\n"
+        "  dfm generate --checkpoint checkpoints/demo --prompt \"a large blue butterfly in the blue sky\" \\\n"
+        "               --height 96 --width 96 --num-video-frames 9 --video-save-path butterfly.mp4\n"
+        "  dfm generate --prompts-file prompts.txt --sampler dpmpp_2m --num-steps 18\n\n"
+        "Flags:\n{}{}",
+        config::flags_help(config::tree_of(defaults)), common_flags_help());
+    return 0;
+  }
+  line.merge().check(tree, /*flags=*/true);
+  line.merge().finish();
+  const comm::Launch launch = comm::read_launch();
+  generate::RunContext context;
+  context.device = ops::select_device(line.device(), launch.local_rank);
+  context.rank = launch.rank;
+  context.world_size = launch.world_size;
+  for (const generate::GeneratedFile& file : generate::run(options, context)) {
+    fmt::print("{}: {}x{}, {}, {}\n", file.path.string(), file.height, file.width,
+               file.frames == 1 ? "a picture" : fmt::format("{} frames at {} fps", file.frames, file.fps),
+               format_duration(file.seconds));
+  }
+  return 0;
+}
+
+}  // namespace dfm::cli

@@ -1,0 +1,136 @@
+// `dfm SUBCOMMAND ...`: dispatch, and the one place where errors become lines and exit codes.
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "dfm/base/error.h"
+#include "dfm/base/file.h"
+#include "dfm/base/progress.h"
+#include "dfm/config/merge.h"
+#include "subcommands.h"
+
+namespace dfm::cli {
+namespace {
+
+struct Subcommand {
+  const char* name;
+  const char* summary;  // nullptr: not shown
+  int (*run)(const std::vector<std::string>& args);
+};
+constexpr std::array kSubcommands{
+    Subcommand{"prepare", "pictures and clips -> a webdataset of latents and text embeddings", run_prepare},
+    Subcommand{"train", "a webdataset -> a trained video diffusion transformer", run_train},
+    Subcommand{"generate", "a prompt and a trained model -> an MP4", run_generate},
+    Subcommand{"config-docs", nullptr, run_config_docs},
+};
+
+std::string overview() {
+  std::string text = "dfm: from pictures and clips to a trained video diffusion transformer and an MP4\n\n";
+  for (const Subcommand& subcommand : kSubcommands) {
+    if (subcommand.summary != nullptr) text += fmt::format("  dfm {:<10}{}\n", subcommand.name, subcommand.summary);
+  }
+  return text +
+         "\nA first tour, on any machine:\n"
+         "  dfm prepare --input synthetic:butterflies:400 --output-dir butterflies --short-side 96 --num-video-frames "
+         "9\n"
+         "  dfm train --recipe demo --dataset-path butterflies\n"
+         "  dfm generate --checkpoint checkpoints/demo --prompt \"a large blue butterfly in the blue sky\" \\\n"
+         "               --height 96 --width 96 --num-video-frames 9 --video-save-path butterfly.mp4\n"
+         "\n`dfm SUBCOMMAND --help` lists the options, `dfm --version` the version.\n"
+         "Exit codes: 2 options, 3 data, 4 checkpoint, 5 communication, 6 memory or disk, 70 a fault of dfm's own.\n";
+}
+
+int fail(const std::string& subcommand, ExitCode code, const std::string& lines) {
+  Progress::clear_line();
+  std::fflush(stdout);
+  const std::string prefix = subcommand.empty() ? "dfm" : "dfm " + subcommand;
+  for (std::size_t at = 0; at <= lines.size();) {
+    const std::size_t end = std::min(lines.find('\n', at), lines.size());
+    fmt::print(stderr, "{}: error: {}\n", prefix, lines.substr(at, end - at));
+    at = end + 1;
+  }
+  return static_cast<int>(code);
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+int run_guarded(const Subcommand& subcommand, const std::vector<std::string>& args) {
+  const bool is_verbose =
+      std::any_of(args.begin(), args.end(), [](const std::string& a) { return a == "--verbose" || a == "-v"; });
+  try {
+    return subcommand.run(args);
+  } catch (const Error& error) {
+    return fail(subcommand.name, error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(subcommand.name, ExitCode::kResource,
+                "memory: got no more from the system, want enough for this run; hint: smaller sizes, fewer workers");
+  } catch (const c10::Error& error) {
+    const std::string text = is_verbose ? error.what() : first_line(error.what_without_backtrace());
+    const bool is_memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
+                           text.find("can't allocate memory") != std::string::npos;
+    return fail(subcommand.name, is_memory ? ExitCode::kResource : ExitCode::kInternal,
+                is_memory ? "memory: " + text : "LibTorch: " + text);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return fail(subcommand.name, ExitCode::kData, first_line(error.what()));
+  } catch (const std::exception& error) {
+    return fail(subcommand.name, ExitCode::kInternal, std::string("internal: ") + first_line(error.what()));
+  }
+}
+
+int dispatch(std::vector<std::string> args) {
+  // Flags before the subcommand belong to it: dfm --device cpu train.
+  std::size_t first = 0;
+  while (first < args.size() && args[first].starts_with('-')) first += args[first] == "--device" ? 2 : 1;
+  const std::vector<std::string> leading(args.begin(),
+                                         args.begin() + static_cast<std::ptrdiff_t>(std::min(first, args.size())));
+  const auto has = [&](const char* a, const char* b) {
+    return std::find(leading.begin(), leading.end(), a) != leading.end() ||
+           std::find(leading.begin(), leading.end(), b) != leading.end();
+  };
+  if (has("--version", "-V")) {
+    fmt::print("dfm {} (LibTorch {})\n", DFM_VERSION, DFM_TORCH_VERSION);
+    return 0;
+  }
+  if (first < args.size() && args[first] == "help") {
+    args.erase(args.begin() + static_cast<std::ptrdiff_t>(first));
+    args.emplace_back("--help");
+    if (args[first] == "--help") first = args.size();
+  }
+  if (first >= args.size()) {
+    const bool is_asked = args.empty() ? false : has("--help", "-h") || args.back() == "--help";
+    if (is_asked) {
+      fmt::print("{}", overview());
+      return 0;
+    }
+    fmt::print(stderr, "{}\n", overview());
+    return fail("", ExitCode::kConfig, "subcommand: got none, want one of prepare, train, generate");
+  }
+  std::vector<std::string> names;
+  std::string list;
+  for (const Subcommand& subcommand : kSubcommands) {
+    if (args[first] == subcommand.name) {
+      std::vector<std::string> own(args.begin() + static_cast<std::ptrdiff_t>(first) + 1, args.end());
+      own.insert(own.begin(), leading.begin(), leading.end());
+      return run_guarded(subcommand, own);
+    }
+    if (subcommand.summary == nullptr) continue;
+    names.emplace_back(subcommand.name);
+    list += (list.empty() ? "" : ", ") + std::string(subcommand.name);
+  }
+  return fail(
+      "", ExitCode::kConfig,
+      config::unknown_name_error(args[first], "subcommand", "one of " + list, "", nearest_name(args[first], names)));
+}
+
+}  // namespace
+}  // namespace dfm::cli
+
+int main(int argc, char** argv) { return dfm::cli::dispatch(std::vector<std::string>(argv + 1, argv + argc)); }

@@ -1,0 +1,42 @@
+#include "dfm/prepare/prepare.h"
+
+#include "command_line.h"
+#include "dfm/comm/launch.h"
+#include "dfm/config/text.h"
+#include "dfm/ops/device.h"
+#include "foreign_flags.h"
+#include "subcommands.h"
+
+namespace dfm::cli {
+
+int run_prepare(const std::vector<std::string>& args) {
+  prepare::PrepareOptions options;
+  const config::Tree tree = config::tree_of(options);
+  CommandLine line("prepare", args);
+  line.options(tree, &prepare_foreign_flags());
+  line.parse();
+  if (line.wants_help()) {
+    prepare::PrepareOptions defaults;
+    fmt::print(
+        "dfm prepare: pictures and clips with captions -> a webdataset of latents and text embeddings\n\n"
+        "  dfm prepare --input FOLDER --output-dir DATA\n\n"
+        "A caption stands beside its file: cat.mp4 and cat.txt. The same command again continues a run that was "
+        "stopped.\n\n"
+        "Examples:\n"
+        "  dfm prepare --input synthetic:butterflies:1600 --output-dir out --short-side 96 --num-video-frames 9\n"
+        "  dfm prepare --input my_clips --output-dir out --tokenizer builtin --text-encoder builtin --short-side "
+        "256\n\n"
+        "Flags:\n{}{}",
+        config::flags_help(config::tree_of(defaults)), common_flags_help());
+    return 0;
+  }
+  line.merge().check(tree, /*flags=*/true);
+  line.merge().finish();
+  prepare::RunContext context;
+  context.device = ops::select_device(line.device(), comm::read_launch().local_rank);
+  const prepare::Report report = prepare::run(options, context);
+  fmt::print("{}", prepare::describe(report));
+  return 0;
+}
+
+}  // namespace dfm::cli

@@ -1,0 +1,96 @@
+#include "dfm/base/error.h"
+#include "dfm/base/log.h"
+#include "dfm/comm/launch.h"
+#include "dfm/config/text.h"
+#include "dfm/ops/device.h"
+#include "dfm/train/recipes.h"
+#include "dfm/train/trainer.h"
+
+#include "command_line.h"
+#include "subcommands.h"
+
+namespace dfm::cli {
+namespace {
+
+void print_help() {
+  train::TrainConfig defaults;
+  std::string text =
+      "dfm train: train a video diffusion transformer on what `dfm prepare` wrote\n\n"
+      "  dfm train --dataset-path DATA [--recipe NAME] [--config-file my.yaml]... [section.option=value]...\n\n"
+      "A run takes its values from the recipe, then from the YAML files in order, then from section.option=value.\n"
+      "The same command again continues a run that was stopped.\n\n"
+      "Examples:\n"
+      "  dfm train --dataset-path butterfly_webdataset                        DiT-XL, as in DFM's tutorial\n"
+      "  dfm train --recipe demo --dataset-path out                           small, for two CPU cores\n"
+      "  dfm train --config-file my.yaml model.num_layers=6 train.train_iters=200\n"
+      "  dfm train --recipe dit_s --print-config full                         what would run, and why\n\n"
+      "Flags:\n";
+  const auto row = [&](const char* left, const char* right) { text += config::help_row(left, right, 26, 100); };
+  row("--dataset-path DIR", "Short for dataset.path=DIR");
+  row("--config-file FILE", "YAML with the options below; may be given several times, later files win");
+  row("--recipe NAME", "Where the values start [dit_xl]:");
+  for (const train::Recipe& recipe : train::recipes()) {
+    row("", fmt::format("{}: {}", recipe.name, recipe.help).c_str());
+  }
+  row("--print-config full|minimal", "Print the merged options as YAML (minimal: those that differ from the defaults)");
+  text += common_flags_help() + "\nOptions (section.option=default):\n";
+  text += config::sections_help(config::tree_of(defaults));
+  fmt::print("{}", text);
+}
+
+std::string meant_option(const std::string& name) {
+  train::TrainConfig config;
+  std::string last = name.substr(name.rfind('.') == std::string::npos ? 0 : name.rfind('.') + 1);
+  std::replace(last.begin(), last.end(), '-', '_');
+  for (const config::Option& option : config::tree_of(config).options) {
+    if (option.name == last || option.name.ends_with("." + last)) return option.name + "=...";
+  }
+  return "";
+}
+
+}  // namespace
+
+int run_train(const std::vector<std::string>& args) {
+  CommandLine line("train", args);
+  train::ConfigSources sources;
+  std::string dataset_path;
+  std::string print_style;
+  line.flag("--recipe", [&](const std::string& text) { sources.recipe = text; });
+  line.flag("--config-file", [&](const std::string& text) { sources.files.emplace_back(text); });
+  line.flag("--dataset-path", [&](const std::string& text) { sources.overrides.push_back("dataset.path=" + text); });
+  line.flag("--print-config", [&](const std::string& text) { print_style = text; });
+  line.positionals(meant_option);
+  line.parse();
+  if (line.wants_help()) {
+    print_help();
+    return 0;
+  }
+  sources.overrides.insert(sources.overrides.end(), line.rest().begin(), line.rest().end());
+  if (!print_style.empty() && print_style != "full" && print_style != "minimal") {
+    line.merge().add_error("--print-config: got '" + print_style + "', want full or minimal (command line)");
+  }
+  sources.errors = line.merge().errors();
+  const train::LoadedConfig loaded = train::load_config(sources);
+  if (!loaded.foreign_warning.empty()) log::warning("config", "{}", loaded.foreign_warning);
+  if (!print_style.empty()) {
+    const auto style = print_style == "full" ? config::YamlStyle::kFull : config::YamlStyle::kMinimal;
+    fmt::print("{}", config::to_yaml(loaded.config, style, &loaded.origins));
+    return 0;
+  }
+  if (loaded.config.dataset.path.empty()) {
+    throw ConfigError("dataset.path: got no value, want the folder that `dfm prepare` wrote; hint: --dataset-path DIR");
+  }
+  train::RunContext context;
+  context.device = ops::select_device(line.device(), comm::read_launch().local_rank);
+  context.explicit_options = loaded.explicit_options;
+  context.recipe = sources.recipe;
+  context.over_stored = [&](const std::string& stored_yaml, const std::string& where) {
+    train::ConfigSources over = sources;
+    over.stored_yaml = stored_yaml;
+    over.stored_where = where;
+    return train::load_config(over).config;
+  };
+  return static_cast<int>(train::run(loaded.config, context).exit_code);
+}
+
+}  // namespace dfm::cli
