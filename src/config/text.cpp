@@ -82,7 +82,8 @@ std::string flags_help(const Tree& tree, int width) {
   std::string text;
   for (const Option& option : tree.options) {
     const std::string flag = flag_name(option.name);
-    const std::string left = option.is_switch ? fmt::format("--[no-]{}", flag.substr(2)) : flag + " " + placeholder(option);
+    const std::string left =
+        option.is_switch ? fmt::format("--[no-]{}", flag.substr(2)) : flag + " " + placeholder(option);
     std::string right = option.help;
     if (option.is_required) {
       right += " (required)";

@@ -24,12 +24,14 @@ class IndexedDataset : public Dataset {
  public:
   IndexedDataset(std::filesystem::path folder, std::vector<std::string> shards, std::vector<SampleEntry> entries,
                  DatasetCard card)
-      : folder_(std::move(folder)), files_(folder_, std::move(shards)), entries_(std::move(entries)), card_(std::move(card)) {
+      : folder_(std::move(folder)),
+        files_(folder_, std::move(shards)),
+        entries_(std::move(entries)),
+        card_(std::move(card)) {
     for (const SampleEntry& entry : entries_) {
-      fingerprint_ = fnv1a64(
-          fmt::format("{}:{}x{}x{}x{},{}x{};", entry.key, entry.channels, entry.frames, entry.height, entry.width,
-                      entry.text_length, entry.text_width),
-          fingerprint_);
+      fingerprint_ = fnv1a64(fmt::format("{}:{}x{}x{}x{},{}x{};", entry.key, entry.channels, entry.frames, entry.height,
+                                         entry.width, entry.text_length, entry.text_width),
+                             fingerprint_);
     }
   }
 
@@ -83,9 +85,10 @@ class IndexedDataset : public Dataset {
     const bool latent_fits = latent.sizes() == at::IntArrayRef{entry.channels, entry.frames, entry.height, entry.width};
     const bool text_fits = text.size(1) == entry.text_width && count_text_rows(text) == entry.text_length;
     if (latent_fits && text_fits) return;
-    throw DataError("{}: got latent {} and text of {} rows, want what the index says ({}x{}x{}x{}, {}); hint: remove {}",
-                    files_.path_of(entry, "pth"), shape_text(latent), count_text_rows(text), entry.channels,
-                    entry.frames, entry.height, entry.width, entry.text_length, kIndexFileName);
+    throw DataError(
+        "{}: got latent {} and text of {} rows, want what the index says ({}x{}x{}x{}, {}); hint: remove {}",
+        files_.path_of(entry, "pth"), shape_text(latent), count_text_rows(text), entry.channels, entry.frames,
+        entry.height, entry.width, entry.text_length, kIndexFileName);
   }
 
   std::filesystem::path folder_;
@@ -126,8 +129,8 @@ std::vector<SampleEntry> select_split(const std::filesystem::path& folder, const
     entries.push_back(entry);
   }
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
-  const auto twice = std::adjacent_find(entries.begin(), entries.end(),
-                                        [](const auto& a, const auto& b) { return a.key == b.key; });
+  const auto twice =
+      std::adjacent_find(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.key == b.key; });
   if (twice != entries.end()) {
     throw DataError("{}: got sample {} in {} and in {}, want every key once", folder.string(), twice->key,
                     index.shards[twice->shard].name, index.shards[std::next(twice)->shard].name);
@@ -178,8 +181,9 @@ std::shared_ptr<Dataset> Dataset::open(const std::filesystem::path& folder, cons
   }
   const std::vector<std::string> shards = list_shards(folder);
   if (shards.empty()) {
-    throw DataError("data set {}: got a folder without shards (*.tar), want a webdataset; hint: `dfm prepare` makes one",
-                    folder.string());
+    throw DataError(
+        "data set {}: got a folder without shards (*.tar), want a webdataset; hint: `dfm prepare` makes one",
+        folder.string());
   }
   const Index index = load_or_build_index(folder, shards);
   if (card && card->num_samples != static_cast<std::int64_t>(index.samples.size())) {

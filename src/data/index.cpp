@@ -22,10 +22,8 @@ constexpr std::uint32_t kVersion = 1;
 class Writer {
  public:
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  void operator()(const T& value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
+  requires std::is_arithmetic_v<T>
+  void operator()(const T& value) { bytes_.append(reinterpret_cast<const char*>(&value), sizeof value); }
   void operator()(const std::string& text) {
     (*this)(static_cast<std::uint32_t>(text.size()));
     bytes_ += text;
@@ -40,10 +38,8 @@ class Reader {
  public:
   Reader(std::string_view bytes, const std::string& name) : bytes_(bytes), name_(name) {}
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  void operator()(T& value) {
-    std::memcpy(&value, need(sizeof value).data(), sizeof value);
-  }
+  requires std::is_arithmetic_v<T>
+  void operator()(T& value) { std::memcpy(&value, need(sizeof value).data(), sizeof value); }
   void operator()(std::string& text) {
     std::uint32_t size = 0;
     (*this)(size);
@@ -89,7 +85,8 @@ void check_places(const Index& index, const std::string& name) {
     constexpr std::int64_t kMost = std::int64_t{1} << 32;
     for (const std::int64_t size :
          {entry.channels, entry.frames, entry.height, entry.width, entry.text_length, entry.text_width}) {
-      if (size < 0 || size > kMost) throw DataError("{}: got size {} for sample {}, want 0 to {}", name, size, entry.key, kMost);
+      if (size < 0 || size > kMost)
+        throw DataError("{}: got size {} for sample {}, want 0 to {}", name, size, entry.key, kMost);
     }
   }
 }
@@ -211,7 +208,8 @@ Index decode_index(std::span<const std::byte> bytes, const std::string& name) {
   std::uint32_t checksum = 0;
   const std::size_t body = bytes.size() < sizeof checksum ? 0 : bytes.size() - sizeof checksum;
   std::memcpy(&checksum, bytes.data() + body, std::min(bytes.size(), sizeof checksum));
-  if (crc32c(bytes.first(body)) != checksum) throw DataError("{}: got a wrong checksum, want a file that is whole", name);
+  if (crc32c(bytes.first(body)) != checksum)
+    throw DataError("{}: got a wrong checksum, want a file that is whole", name);
   Index index;
   std::uint64_t count = 0;
   read(count);

@@ -23,8 +23,8 @@ struct Index {
     // size is the same. (Times of change are not used: copying a folder changes them.)
     std::uint32_t probe = 0;
   };
-  std::vector<Shard> shards;          // sorted by name
-  std::vector<SampleEntry> samples;   // by shard, in file order
+  std::vector<Shard> shards;         // sorted by name
+  std::vector<SampleEntry> samples;  // by shard, in file order
 };
 
 std::string encode_index(const Index& index);

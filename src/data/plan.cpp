@@ -11,7 +11,9 @@ namespace {
 
 constexpr std::int64_t kMaxRowLengths = 16;  // shapes must repeat: one CUDA graph a length
 
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 }  // namespace
 

@@ -28,8 +28,8 @@ struct ShardWriter::State {
   [[nodiscard]] std::filesystem::path temporary() const { return folder / (name + ".tmp"); }
 
   [[nodiscard]] bool is_full_before(std::uint64_t more_bytes) const {
-    return !samples.empty() && (static_cast<std::int64_t>(samples.size()) >= limits.max_count ||
-                                num_bytes + more_bytes > limits.max_bytes);
+    return !samples.empty() &&
+           (static_cast<std::int64_t>(samples.size()) >= limits.max_count || num_bytes + more_bytes > limits.max_bytes);
   }
 
   void open_shard() {

@@ -52,6 +52,7 @@ class Mp4Writer {
   AVStream* stream_ = nullptr;
   FfmpegPtr<AVCodecContext> encoder_;
   FfmpegPtr<SwsContext> scaler_;
+  FfmpegPtr<AVFrame> rgb_ = make_frame();
   FfmpegPtr<AVFrame> frame_ = make_frame();
   FfmpegPtr<AVPacket> packet_ = make_packet();
   std::int64_t num_frames_ = 0;
@@ -90,6 +91,11 @@ Mp4Writer::Mp4Writer(const std::filesystem::path& path, const std::filesystem::p
   scaler_ = make_scaler(width, height, {AV_PIX_FMT_RGB24, SWS_CS_ITU601, true},
                         {AV_PIX_FMT_YUV420P, SWS_CS_ITU709, false, 0, 128});
   if (!scaler_) throw InternalError("{}: cannot convert RGB to yuv420p", path_.string());
+  rgb_->width = width;
+  rgb_->height = height;
+  rgb_->format = AV_PIX_FMT_RGB24;
+  require(av_frame_get_buffer(rgb_.get(), 0), "allocate a frame");
+  std::memset(rgb_->buf[0]->data, 0, rgb_->buf[0]->size);
   frame_->width = width;
   frame_->height = height;
   frame_->format = AV_PIX_FMT_YUV420P;
@@ -123,6 +129,8 @@ void Mp4Writer::open_encoder(int height, int width, const Mp4Options& options) {
   // x264's result depends on how many threads it has, not on their timing: a fixed count gives the same file on
   // machines with few and many cores.
   encoder_->thread_count = 4;
+  // mbtree off: x264's AVX-512 code for it uses memory that nobody wrote, so that files differ from run to run.
+  av_opt_set(encoder_->priv_data, "mbtree", "0", 0);
   av_opt_set(encoder_->priv_data, "preset", "medium", 0);
   av_opt_set(encoder_->priv_data, "crf", std::to_string(options.crf).c_str(), 0);
   require(avcodec_open2(encoder_.get(), codec, nullptr), "open libx264");
@@ -143,9 +151,14 @@ void Mp4Writer::write_packets() {
 void Mp4Writer::add(const at::Tensor& rgb_HW3) {
   const at::Tensor rgb = rgb_HW3.contiguous();
   require(av_frame_make_writable(frame_.get()), "allocate a frame");
-  const std::uint8_t* rows[4] = {rgb.data_ptr<std::uint8_t>()};
-  const int strides[4] = {3 * frame_->width};
-  if (sws_scale(scaler_.get(), rows, strides, 0, frame_->height, frame_->data, frame_->linesize) != frame_->height) {
+  // swscale reads, and uses, a few bytes behind each row: rows of a buffer with zeros there, not of the tensor.
+  const auto row_bytes = static_cast<std::size_t>(rgb_->width) * 3;
+  for (int y = 0; y < rgb_->height; ++y) {
+    std::memcpy(rgb_->data[0] + static_cast<std::ptrdiff_t>(y) * rgb_->linesize[0],
+                rgb.data_ptr<std::uint8_t>() + static_cast<std::size_t>(y) * row_bytes, row_bytes);
+  }
+  if (sws_scale(scaler_.get(), rgb_->data, rgb_->linesize, 0, rgb_->height, frame_->data, frame_->linesize) !=
+      rgb_->height) {
     throw InternalError("{}: cannot convert RGB to yuv420p", path_.string());
   }
   frame_->pts = num_frames_++;

@@ -332,7 +332,9 @@ at::Tensor norm_modulate(const at::Tensor& x_TD, const at::Tensor& shift_ND, con
                          const Segments& segments, double eps) {
   check("norm_modulate", x_TD, shift_ND, segments);
   check("norm_modulate", x_TD, scale_ND, segments);
-  if (shift_ND.size(0) > 1 && shift_ND.stride(0) != scale_ND.stride(0)) throw InternalError("norm_modulate: shift and scale differ in stride");
+  if (shift_ND.stride(0) != scale_ND.stride(0)) {  // the kernels take one distance for both
+    return NormModulate::apply(x_TD, shift_ND.contiguous(), scale_ND.contiguous(), segments, eps);
+  }
   return NormModulate::apply(x_TD, shift_ND, scale_ND, segments, eps);
 }
 

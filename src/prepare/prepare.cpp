@@ -78,8 +78,8 @@ void check_captions(const data::Source& source) {
     if (++num_missing <= kMostNames) names += (num_missing > 1 ? ", " : "") + item.name;
   }
   if (num_missing == 0) return;
-  throw DataError("captions: got {} of {} items without one ({}{}), want one for each (--require-captions)", num_missing,
-                  source.size(), names, num_missing > kMostNames ? ", ..." : "");
+  throw DataError("captions: got {} of {} items without one ({}{}), want one for each (--require-captions)",
+                  num_missing, source.size(), names, num_missing > kMostNames ? ", ..." : "");
 }
 
 class Encoder {
@@ -124,8 +124,10 @@ class Encoder {
  private:
   data::SampleParts encode(std::uint64_t index, const data::SourceItem& item) {
     const data::SourceMedia media = source_.load(index, limits_);
-    const at::Tensor pixels_CTHW =
-        media.rgb_THW3.to(device_).permute({3, 0, 1, 2}).to(at::kFloat).div_(127.5).sub_(1.0).contiguous();
+    const at::Tensor rgb_CTHW = media.rgb_THW3.to(device_).permute({3, 0, 1, 2});
+    // One copy straight into the layout that encoders want: a clip's pixels take hundreds of megabytes.
+    at::Tensor pixels_CTHW = at::empty(rgb_CTHW.sizes(), rgb_CTHW.options().dtype(at::kFloat));
+    pixels_CTHW.copy_(rgb_CTHW).div_(127.5).sub_(1.0);
     data::SampleDescription description;
     description.fps = media.fps;
     description.caption = item.caption.value_or("");
@@ -164,8 +166,8 @@ std::uint64_t next_item(const RunState& state) {
 }
 
 // From the first item that is in no complete shard to the last. Gives what was skipped after the last shard.
-std::vector<Skipped> write_shards(const data::Source& source, Encoder& encoder, const PrepareOptions& options, const RunContext& context,
-                                  RunState& state) {
+std::vector<Skipped> write_shards(const data::Source& source, Encoder& encoder, const PrepareOptions& options,
+                                  const RunContext& context, RunState& state) {
   std::vector<std::string> finished;
   for (const ShardRecord& record : state.records()) finished.push_back(record.shard);
   const std::uint64_t first = next_item(state);
@@ -263,7 +265,8 @@ Report prepare(const data::Source& source, const PrepareOptions& options, const 
   if (options.require_captions) check_captions(source);
   RunState state(options.output_dir, settings);
   Report report;
-  for (const ShardRecord& record : state.records()) report.num_continued += static_cast<std::int64_t>(record.samples.size());
+  for (const ShardRecord& record : state.records())
+    report.num_continued += static_cast<std::int64_t>(record.samples.size());
   if (next_item(state) > 0) {
     log::info("prepare", "{}: continuing a stopped run after {} of {} items", options.output_dir.string(),
               next_item(state), source.size());
@@ -302,8 +305,7 @@ Report run(const PrepareOptions& options, const RunContext& context) {
   const std::unique_ptr<data::Source> source = data::open_source(options.input, options.seed);
   const Settings settings = make_settings(options, *source);
   const std::optional<data::DatasetCard> card = data::load_card(options.output_dir);
-  Report report =
-      card ? report_complete(options, *card, settings) : prepare(*source, options, context, settings);
+  Report report = card ? report_complete(options, *card, settings) : prepare(*source, options, context, settings);
   report.folder = options.output_dir;
   report.source = source->description();
   measure_shards(options.output_dir, report);

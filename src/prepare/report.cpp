@@ -1,6 +1,6 @@
+#include <fmt/format.h>
 #include "dfm/base/progress.h"
 #include "dfm/prepare/prepare.h"
-#include <fmt/format.h>
 
 namespace dfm::prepare {
 namespace {
@@ -37,7 +37,8 @@ std::string describe(const Report& report) {
                         counted(report.num_without_caption, "sample", "samples"));
   }
   if (!report.skipped.empty()) {
-    text += fmt::format("  skipped    {}\n", counted(static_cast<std::int64_t>(report.skipped.size()), "file", "files"));
+    text +=
+        fmt::format("  skipped    {}\n", counted(static_cast<std::int64_t>(report.skipped.size()), "file", "files"));
     for (std::size_t i = 0; i < report.skipped.size() && i < kMostSkippedLines; ++i) {
       const auto& [name, reason] = report.skipped[i];
       const bool is_named = reason.find(name) != std::string::npos;

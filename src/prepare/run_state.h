@@ -17,10 +17,10 @@ using Settings = std::map<std::string, std::string>;
 
 struct ShardRecord {
   std::string shard;
-  std::uint64_t next_item = 0;              // of the source: all before it are in this shard or an earlier one
-  std::vector<Skipped> skipped;             // since the shard before
-  std::int64_t num_without_caption = 0;     // among the shard's samples
-  std::vector<data::SampleEntry> samples;   // `shard` is the number of the shard
+  std::uint64_t next_item = 0;             // of the source: all before it are in this shard or an earlier one
+  std::vector<Skipped> skipped;            // since the shard before
+  std::int64_t num_without_caption = 0;    // among the shard's samples
+  std::vector<data::SampleEntry> samples;  // `shard` is the number of the shard
 };
 
 // "short_side 256, now 512; fps 24, now each clip's own"; "" when they are equal.

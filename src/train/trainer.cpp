@@ -312,11 +312,8 @@ Summary run(const TrainConfig& config, const RunContext& context) {
       return summary;
     }
   }
-  if (plan.config.dataset.path.empty()) {
-    throw ConfigError(
-        "dataset.path: got nothing, want the folder of a prepared data set; hint: dfm train "
-        "--dataset-path FOLDER, made by dfm prepare");
-  }
+  if (plan.config.dataset.path.empty())
+    throw ConfigError("dataset.path: got no value, want the folder that `dfm prepare` wrote; hint: --dataset-path DIR");
   return Trainer(plan, context, stored, start).run();
 }
 

@@ -217,8 +217,8 @@ TEST(Dataset, GivesBadValuesAProblemAndKeepsTheSample) {
   write_raw_shard(folder / "a.tar", samples);
   const auto dataset = Dataset::open(folder.path());
   ASSERT_EQ(dataset->entries().size(), 8U);
-  const std::vector<std::string> want = {"",           "not finite", "size 1008, want at most 1000", "shape [16, 4, 4]",
-                                         "not finite", "8 channels", "width 4",                      ""};
+  const std::vector<std::string> want = {
+      "", "not finite", "size 1008, want at most 1000", "shape [16, 4, 4]", "not finite", "8 channels", "width 4", ""};
   for (std::size_t i = 0; i < want.size(); ++i) {
     const Sample sample = dataset->read(i);
     EXPECT_EQ(sample.problem.empty(), want[i].empty()) << sample.problem;
@@ -296,9 +296,9 @@ TEST(ShardWriter, OrdersPartsAndIndexesSamples) {
   const formats::TarListing listing = formats::read_tar_listing(folder / "rank0-000000.tar");
   std::vector<std::string> names;
   for (const auto& member : listing.members) names.push_back(member.name);
-  EXPECT_EQ(names, (std::vector<std::string>{"000000.json", "000000.pickle", "000000.pth", "000001.json",
-                                             "000001.pickle", "000001.pth", "000002.json", "000002.pickle",
-                                             "000002.pth"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"000000.json", "000000.pickle", "000000.pth", "000001.json", "000001.pickle",
+                                      "000001.pth", "000002.json", "000002.pickle", "000002.pth"}));
   const std::vector<std::uint64_t> want = {listing.members[0].header_offset, listing.members[3].header_offset,
                                            listing.members[6].header_offset, listing.end_offset};
   EXPECT_EQ(formats::read_tar_index(folder / "rank0-000000.tar.idx"), want);

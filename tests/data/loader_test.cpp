@@ -64,8 +64,9 @@ std::string describe(const LoadedStep& step) {
 TEST(StepLoader, DoesNotDependOnTheNumberOfWorkers) {
   std::vector<std::string> want;
   for (const std::int64_t num_workers : {1, 2, 5}) {
-    StepLoader loader(std::make_shared<FakeDataset>(23),
-                      {.limits = {.max_tokens = 32, .token_multiple = 4}, .global_batch_size = 6, .num_workers = num_workers});
+    StepLoader loader(
+        std::make_shared<FakeDataset>(23),
+        {.limits = {.max_tokens = 32, .token_multiple = 4}, .global_batch_size = 6, .num_workers = num_workers});
     std::vector<std::string> steps;
     for (int step = 0; step < 8; ++step) steps.push_back(describe(loader.next()));
     if (want.empty()) want = steps;
@@ -84,7 +85,8 @@ TEST(StepLoader, ContinuesAtAnyPosition) {
 }
 
 TEST(StepLoader, FollowsTheStreamAndReadsEachSampleOnceAnEpoch) {
-  StepLoader loader(std::make_shared<FakeDataset>(12), {.seed = 3, .limits = {.max_tokens = 32}, .global_batch_size = 4});
+  StepLoader loader(std::make_shared<FakeDataset>(12),
+                    {.seed = 3, .limits = {.max_tokens = 32}, .global_batch_size = 4});
   std::vector<int> seen(12, 0);
   for (int step = 0; step < 3; ++step) {
     const LoadedStep loaded = loader.next();
@@ -130,7 +132,8 @@ TEST(StepLoader, TakesSidesThatCannotBePatchedAsBad) {
   const LoadedStep step = StepLoader(dataset, {.limits = {.max_tokens = 32}, .global_batch_size = 3}).next();
   EXPECT_EQ(step.num_bad, 1);
   for (const LoadedSample& loaded : step.samples) {
-    EXPECT_EQ(loaded.index == 1, loaded.sample.problem.find("want frames a multiple of 1 and sides of 2") != std::string::npos);
+    EXPECT_EQ(loaded.index == 1,
+              loaded.sample.problem.find("want frames a multiple of 1 and sides of 2") != std::string::npos);
   }
 }
 
@@ -143,7 +146,8 @@ TEST(StepLoader, ThrowsAWorkersErrorInItsStep) {
 }
 
 TEST(StepLoader, RefusesASampleLongerThanARow) {
-  EXPECT_DFM_ERROR(ExitCode::kData, "sample 000014: got 30 tokens, want at most 29 (fake); hint: dataset.task_encoder_seq_length=30",
+  EXPECT_DFM_ERROR(ExitCode::kData,
+                   "sample 000014: got 30 tokens, want at most 29 (fake); hint: dataset.task_encoder_seq_length=30",
                    StepLoader(std::make_shared<FakeDataset>(15), {.limits = {.max_tokens = 29}}));
 }
 
@@ -153,7 +157,8 @@ TEST(StepLoader, ReadsFromDisk) {
   StepLoader loader(Dataset::open(folder.path()), {.limits = {.max_tokens = 64}, .global_batch_size = 10});
   const LoadedStep step = loader.next();
   for (const LoadedSample& loaded : step.samples) {
-    EXPECT_TRUE(at::equal(loaded.sample.latent_CTHW.to(at::kFloat), test::small_latent(static_cast<std::int64_t>(loaded.index))));
+    EXPECT_TRUE(at::equal(loaded.sample.latent_CTHW.to(at::kFloat),
+                          test::small_latent(static_cast<std::int64_t>(loaded.index))));
   }
 }
 

@@ -32,8 +32,8 @@ TEST(Pickle, WriterAndReaderAgreeOnScalars) {
   out.start();
   out.empty_dict();
   out.mark();
-  const std::vector<std::int64_t> integers = {0, 255, 256, 65535, 65536, -1, -2147483648LL, 2147483647, 2147483648LL,
-                                              INT64_MIN, INT64_MAX};
+  const std::vector<std::int64_t> integers = {0,          255,          256,       65535,    65536, -1, -2147483648LL,
+                                              2147483647, 2147483648LL, INT64_MIN, INT64_MAX};
   for (std::size_t i = 0; i < integers.size(); ++i) {
     out.text(std::to_string(i));
     out.integer(integers[i]);
@@ -73,14 +73,21 @@ TEST(Pickle, LongIntegersKeepTheirBytes) {
 TEST(Pickle, ForbiddenGlobalsAreRefusedByName) {
   EXPECT_DFM_ERROR(ExitCode::kData, "posix.system", load_body("cposix\nsystem\n(X\x02\x00\x00\x00idtR"s));
   EXPECT_DFM_ERROR(ExitCode::kData, "builtins.eval",
-                   load("\x80\x04\x8c\x08" "builtins\x8c\x04" "eval\x93\x8c\x01" "1\x85R."s));
+                   load("\x80\x04\x8c\x08"
+                        "builtins\x8c\x04"
+                        "eval\x93\x8c\x01"
+                        "1\x85R."s));
   EXPECT_DFM_ERROR(ExitCode::kData, "torch.load", load_body("ctorch\nload\n"));
-  EXPECT_DFM_ERROR(ExitCode::kData, "os.a\\x0ab", load("\x80\x04\x8c\x02os\x8c\x03" "a\nb\x93."s));
+  EXPECT_DFM_ERROR(ExitCode::kData, "os.a\\x0ab",
+                   load("\x80\x04\x8c\x02os\x8c\x03"
+                        "a\nb\x93."s));
 }
 
 TEST(Pickle, UnknownGlobalsCanBeKeptAsOpaqueNodes) {
-  const PickleValue value = load_body("cposix\nsystem\n(X\x02\x00\x00\x00idtR}X\x01\x00\x00\x00" "aK\x01sb"s,
-                                      UnknownGlobals::kKeep);
+  const PickleValue value = load_body(
+      "cposix\nsystem\n(X\x02\x00\x00\x00idtR}X\x01\x00\x00\x00"
+      "aK\x01sb"s,
+      UnknownGlobals::kKeep);
   const PickleObject* object = value.object();
   ASSERT_NE(object, nullptr);
   EXPECT_EQ(object->global.module + "." + object->global.name, "posix.system");
@@ -90,18 +97,26 @@ TEST(Pickle, UnknownGlobalsCanBeKeptAsOpaqueNodes) {
 
 TEST(Pickle, OrderedDictIsADictAndItsAttributesAreDropped) {
   const PickleValue value = load_body(
-      "ccollections\nOrderedDict\n)R(X\x01\x00\x00\x00" "aK\x01u}X\x09\x00\x00\x00_metadataK\x02sb"s);
+      "ccollections\nOrderedDict\n)R(X\x01\x00\x00\x00"
+      "aK\x01u}X\x09\x00\x00\x00_metadataK\x02sb"s);
   ASSERT_NE(value.dict(), nullptr);
   EXPECT_EQ(value.dict()->size(), 1U);
   EXPECT_EQ(*value.find("a")->integer(), 1);
 }
 
 TEST(Pickle, CyclesDepthAndExpansionAreRefused) {
-  EXPECT_DFM_ERROR(ExitCode::kData, "contains itself", load_body("]q\x00h\x00" "a"s));
-  EXPECT_DFM_ERROR(ExitCode::kData, "contains itself", load_body("]q\x00(h\x00t" "a"s));
+  EXPECT_DFM_ERROR(ExitCode::kData, "contains itself",
+                   load_body("]q\x00h\x00"
+                             "a"s));
+  EXPECT_DFM_ERROR(ExitCode::kData, "contains itself",
+                   load_body("]q\x00(h\x00t"
+                             "a"s));
   EXPECT_DFM_ERROR(ExitCode::kData, "deep", load_body(std::string(200000, ']') + std::string(199999, 'a')));
   std::string doubling = "]q\x00"s;
-  for (int i = 0; i < 90; ++i) doubling += "0](h\x00h\x00" "eq\x00"s;  // each holds the one before twice
+  for (int i = 0; i < 90; ++i)
+    doubling +=
+        "0](h\x00h\x00"
+        "eq\x00"s;  // each holds the one before twice
   EXPECT_DFM_ERROR(ExitCode::kData, "values", load_body(doubling));
 }
 
@@ -123,7 +138,10 @@ TEST(Pickle, DamageIsADataError) {
   EXPECT_DFM_ERROR(ExitCode::kData, "memo", load_body("h\x07"));
   EXPECT_DFM_ERROR(ExitCode::kData, "opcode 0xfe", load_body("\xfe"));
   EXPECT_DFM_ERROR(ExitCode::kData, "without a value", load_body("}(Nu"));
-  EXPECT_DFM_ERROR(ExitCode::kData, "twice", load_body("}(X\x01\x00\x00\x00" "aNX\x01\x00\x00\x00" "aNu"s));
+  EXPECT_DFM_ERROR(ExitCode::kData, "twice",
+                   load_body("}(X\x01\x00\x00\x00"
+                             "aNX\x01\x00\x00\x00"
+                             "aNu"s));
   EXPECT_DFM_ERROR(ExitCode::kData, "cut short", load_body("\x8d\xff\xff\xff\xff\xff\xff\xff\xff"s));
   EXPECT_DFM_ERROR(ExitCode::kData, "persistent id", load_body("NQ"));
   EXPECT_DFM_ERROR(ExitCode::kData, "2 values at the end", load_body("NN"));
@@ -132,8 +150,9 @@ TEST(Pickle, DamageIsADataError) {
 TEST(Pickle, NumpyDataMustMatchItsShape) {
   const std::string dtype = join({"cnumpy\ndtype\n(X\x02\x00\x00\x00"sv, "f4\x89\x88tR(K\x03X\x01\x00\x00\x00<NNN"sv,
                                   "J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"sv});
-  const std::string array = join({"\x80\x03"sv, "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01"sv,
-                                  "btR(K\x01(K\x02t"sv, dtype, "\x89"sv});
+  const std::string array =
+      join({"\x80\x03"sv, "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01"sv,
+            "btR(K\x01(K\x02t"sv, dtype, "\x89"sv});
   const std::string good = join({array, "C\x08"sv, "\x00\x00\x80\x3f\x00\x00\x00\x40"sv, "tb."sv});
   const PickleValue value = load(good);
   ASSERT_NE(value.tensor(), nullptr);

@@ -82,9 +82,10 @@ TEST(TarWriter, LongNamesUseThePrefixField) {
 TEST(TarReader, UnderstandsPaxGnuAndBase256) {
   const std::string long_name(150, 'n');
   const std::string base256 = "\x80"s + std::string(10, '\0') + "\x03";
-  const std::string archive = member("g", 'g', pax("comment", "hi")) + member("./PaxHeaders/a", 'x', pax("mtime", "1.5")) +
-                              member("a.json", '0', "{}") + member("././@LongLink", 'L', long_name + '\0') +
-                              member("n", '0', "long") + member("./PaxHeaders/b", 'x', pax("path", "dir/b.pth") + pax("size", "5")) +
+  const std::string archive = member("g", 'g', pax("comment", "hi")) +
+                              member("./PaxHeaders/a", 'x', pax("mtime", "1.5")) + member("a.json", '0', "{}") +
+                              member("././@LongLink", 'L', long_name + '\0') + member("n", '0', "long") +
+                              member("./PaxHeaders/b", 'x', pax("path", "dir/b.pth") + pax("size", "5")) +
                               member("b", '0', "12345", octal(5, 11)) + member("folder/", '5', "") +
                               member("link", '2', "") + member("c.bin", '\0', "abc", base256) + kEnd;
   const TarListing listing = list(archive);

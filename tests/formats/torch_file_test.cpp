@@ -167,7 +167,9 @@ TEST(TorchFile, DamagedDataAreFoundByTheZipsChecksum) {
 }
 
 TEST(TorchFile, ForbiddenGlobalInAZipIsNamed) {
-  const std::string zip = make_zip({{"x/data.pkl", "\x80\x02" "cposix\nsystem\n(X\x02\x00\x00\x00idtR."s}});
+  const std::string zip = make_zip({{"x/data.pkl",
+                                     "\x80\x02"
+                                     "cposix\nsystem\n(X\x02\x00\x00\x00idtR."s}});
   EXPECT_DFM_ERROR(ExitCode::kData, "posix.system", load_pth_tensor(as_bytes(zip), "z"));
 }
 
@@ -244,7 +246,8 @@ TEST_P(Damage, NeverCrashes) {
   int num_refused = 0;
   for (int i = 0; i < 1500; ++i) {
     std::string bytes = good;
-    for (unsigned flip = 0; flip < 1 + random() % 3; ++flip) bytes[random() % bytes.size()] = static_cast<char>(random());
+    for (unsigned flip = 0; flip < 1 + random() % 3; ++flip)
+      bytes[random() % bytes.size()] = static_cast<char>(random());
     num_refused += try_load(bytes) ? 0 : 1;
   }
   EXPECT_GT(num_refused, 100);

@@ -104,9 +104,8 @@ TEST_F(WebdatasetGolden, MetadataOfBothEnergonsSayTheSame) {
   ASSERT_TRUE(six);
   std::map<std::string, std::uint64_t> counts;
   for (const auto& [key, sample] : expected_.items()) ++counts[sample.at("shard").get<std::string>()];
-  EXPECT_EQ(std::vector(counts.begin(), counts.end()),
-            (std::vector<std::pair<const std::string, std::uint64_t>>(six->shard_counts.begin(),
-                                                                      six->shard_counts.end())));
+  EXPECT_EQ(std::vector(counts.begin(), counts.end()), (std::vector<std::pair<const std::string, std::uint64_t>>(
+                                                           six->shard_counts.begin(), six->shard_counts.end())));
   const auto copy = std::filesystem::temp_directory_path() / ("dfm_golden_meta_" + std::to_string(::getpid()));
   std::filesystem::remove_all(copy);
   std::filesystem::create_directories(copy);

@@ -202,13 +202,13 @@ TEST(Dit, RefusesWeightsOfAnotherModelAndNamesThem) {
 
 TEST(Dit, PositionsBeyondDfmsTableHaveCodesOfTheirOwn) {
   PositionCodes codes(48, at::kDouble, at::kCPU);
-  const at::Tensor near = at::tensor({{1, 2, 3}}, at::kLong), far = at::tensor({{40, 90, 100}}, at::kLong);
+  const at::Tensor near = at::tensor({1, 2, 3}, at::kLong).view({1, 3}), far = at::tensor({40, 90, 100}, at::kLong).view({1, 3});
   const at::Tensor before = codes.lookup(near);
   const at::Tensor code = codes.lookup(far);
   EXPECT_NEAR(code[0][0].item<double>(), std::sin(40.0), 1e-12);
   EXPECT_NEAR(code[0][12].item<double>(), std::sin(100.0), 1e-12);  // the column
   EXPECT_NEAR(code[0][30].item<double>(), std::sin(90.0), 1e-12);   // the row
-  EXPECT_TRUE(at::equal(codes.lookup(at::tensor({{1, 2, 3}}, at::kLong)), before));
+  EXPECT_TRUE(at::equal(codes.lookup(at::tensor({1, 2, 3}, at::kLong).view({1, 3})), before));
 }
 
 TEST(Dit, FlopsOfXlAtTheTutorialsSizeAreThoseOfTheParameters) {
@@ -224,7 +224,8 @@ TEST(DitConfig, ReportsWhatCannotBe) {
   config::Problems problems;
   DitConfig{.hidden_size = 100, .num_attention_heads = 16}.check(problems);
   ASSERT_EQ(problems.size(), 2);
-  EXPECT_EQ(problems[0].option, "hidden_size");
+  EXPECT_EQ(problems[0].option, "num_attention_heads");
+  EXPECT_EQ(problems[1].option, "hidden_size");
 }
 
 }  // namespace

@@ -9,7 +9,6 @@ namespace dfm::models {
 namespace {
 
 TEST(Patch, OrdersTokensByTimeRowColumnAndChannelsBySpatialThenTemporalThenLatentChannel) {
-  const LatentShape shape{.channels = 3, .frames = 4, .height = 4, .width = 6};
   const at::Tensor latent = at::arange(3 * 4 * 4 * 6, at::kFloat).view({3, 4, 4, 6});
   const at::Tensor tokens = patchify(latent, 2, 2);
   ASSERT_EQ(tokens.sizes(), (std::vector<std::int64_t>{2 * 2 * 3, 2 * 2 * 2 * 3}));

@@ -1,5 +1,7 @@
 #include "dfm/ops/adamw.h"
 
+#include <ATen/Parallel.h>
+
 #include <cmath>
 
 #include "ops/numeric_jacobian.h"

@@ -1,5 +1,7 @@
 #include "dfm/ops/modulate.h"
 
+#include <ATen/Parallel.h>
+
 #include "ops/numeric_jacobian.h"
 #include "ops/references.h"
 #include "support/tolerance.h"

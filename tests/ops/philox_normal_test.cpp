@@ -1,6 +1,7 @@
 #include "dfm/ops/philox_normal.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "support/errors.h"

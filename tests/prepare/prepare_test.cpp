@@ -52,7 +52,8 @@ void expect_same_files(const fs::path& got_folder, const fs::path& want_folder) 
 }
 
 at::Tensor gradient_picture(std::int64_t height, std::int64_t width, std::int64_t shade) {
-  const at::Tensor rows = at::arange(height).reshape({height, 1, 1}), columns = at::arange(width).reshape({1, width, 1});
+  const at::Tensor rows = at::arange(height).reshape({height, 1, 1}),
+                   columns = at::arange(width).reshape({1, width, 1});
   const at::Tensor colours = at::arange(3).reshape({1, 1, 3}) * 40;
   return ((rows + 2 * columns + colours + shade).remainder(256)).to(at::kByte).contiguous();
 }
@@ -92,8 +93,8 @@ TEST(Prepare, MakesADataSetOfPicturesAndClips) {
   ASSERT_EQ(report.skipped.size(), 1U);
   EXPECT_EQ(report.skipped[0].name, "broken.png");
   const std::string text = describe(report);
-  for (const char* words : {"4 samples (3 pictures, 1 clip)", "2 samples without one", "1 file\n", "broken.png: ",
-                            "dfm train --dataset-path"}) {
+  for (const char* words : {"4 samples (3 pictures, 1 clip)", "2 samples without one", "1 file\n",
+                            "broken.png: ", "dfm train --dataset-path"}) {
     EXPECT_NE(text.find(words), std::string::npos) << words << " is not in\n" << text;
   }
 
@@ -196,7 +197,8 @@ TEST(Prepare, ContinuesFromEveryHalfDoneStep) {
   // All but the card.
   fs::copy(folder / "want", folder / "card", fs::copy_options::recursive);
   stop_after("state", 10);
-  fs::copy(folder.path() / "state" / ".dfm_prepare", folder.path() / "card" / ".dfm_prepare", fs::copy_options::recursive);
+  fs::copy(folder.path() / "state" / ".dfm_prepare", folder.path() / "card" / ".dfm_prepare",
+           fs::copy_options::recursive);
   fs::remove(folder.path() / "card" / "dfm_dataset.json");
   EXPECT_DFM_ERROR(ExitCode::kData, "unfinished", data::Dataset::open(folder / "card"));
   // The state knows three of the four shards.

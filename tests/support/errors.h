@@ -7,13 +7,13 @@
 
 #include "dfm/base/error.h"
 
-#define EXPECT_DFM_ERROR(expected_code, words, ...)                                             \
-  do {                                                                                          \
-    try {                                                                                       \
-      static_cast<void>(__VA_ARGS__);                                                           \
-      ADD_FAILURE() << "no error from " #__VA_ARGS__;                                           \
-    } catch (const ::dfm::Error& caught) {                                                      \
-      EXPECT_EQ(caught.code(), expected_code) << caught.what();                                 \
-      EXPECT_NE(std::string(caught.what()).find(words), std::string::npos) << caught.what();    \
-    }                                                                                           \
+#define EXPECT_DFM_ERROR(expected_code, words, ...)                                          \
+  do {                                                                                       \
+    try {                                                                                    \
+      static_cast<void>(__VA_ARGS__);                                                        \
+      ADD_FAILURE() << "no error from " #__VA_ARGS__;                                        \
+    } catch (const ::dfm::Error& caught) {                                                   \
+      EXPECT_EQ(caught.code(), expected_code) << caught.what();                              \
+      EXPECT_NE(std::string(caught.what()).find(words), std::string::npos) << caught.what(); \
+    }                                                                                        \
   } while (false)

@@ -9,7 +9,9 @@
 
 namespace dfm::test {
 
-inline std::uint32_t rotate_right(std::uint32_t value, unsigned count) { return value >> count | value << (32 - count); }
+inline std::uint32_t rotate_right(std::uint32_t value, unsigned count) {
+  return value >> count | value << (32 - count);
+}
 
 inline std::string sha256(std::span<const std::byte> message) {
   static constexpr std::array<std::uint32_t, 64> kRound = {

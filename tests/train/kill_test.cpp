@@ -57,11 +57,11 @@ class KilledTraining : public testing::Test {
   void SetUp() override { test::write_tiny_dataset(folder_.path() / "data", 20); }
   [[nodiscard]] fs::path run_folder() const { return folder_.path() / "run"; }
   [[nodiscard]] Process start(const std::string& steps, const std::string& interval) const {
-    return Process({"train", "--recipe", "demo", "--device", "cpu", "--dataset-path",
-                    (folder_.path() / "data").string(), "checkpoint.save=" + run_folder().string(),
-                    "model.num_layers=2", "model.hidden_size=64", "model.num_attention_heads=2",
-                    "train.train_iters=" + steps, "checkpoint.save_interval=" + interval},
-                   folder_.path() / "log");
+    return Process(
+        {"train", "--recipe", "demo", "--device", "cpu", "--dataset-path", (folder_.path() / "data").string(),
+         "checkpoint.save=" + run_folder().string(), "model.num_layers=2", "model.hidden_size=64",
+         "model.num_attention_heads=2", "train.train_iters=" + steps, "checkpoint.save_interval=" + interval},
+        folder_.path() / "log");
   }
   // Until `count` steps are in metrics.jsonl; false after a minute.
   [[nodiscard]] bool wait_for_steps(std::size_t count) const {

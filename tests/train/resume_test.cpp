@@ -21,8 +21,8 @@ class Resume : public testing::Test {
   [[nodiscard]] fs::path data() const { return folder_.path() / "data"; }
   [[nodiscard]] fs::path run_folder() const { return folder_.path() / "run"; }
 
-  test::TinyResult train(const std::vector<std::string>& overrides = {}) const {
-    TrainConfig tiny = test::tiny_config(data(), run_folder());
+  test::TinyResult train(const std::vector<std::string>& overrides = {}, bool is_data_given = true) const {
+    TrainConfig tiny = test::tiny_config(is_data_given ? data() : "", run_folder());
     tiny.train.train_iters = 2;
     ConfigSources sources;
     sources.stored_yaml = config::to_yaml(tiny, config::YamlStyle::kFull);
@@ -153,6 +153,12 @@ TEST_F(Resume, ShapeFollowsTheDataUnlessTheUserSaysOtherwise) {
   const std::string error = error_of(
       {"model.crossattn_emb_size=512", "checkpoint.save=" + (folder_.path() / "b").string()}, ExitCode::kConfig);
   expect_contains(error, "model.crossattn_emb_size: got 512 (command line), want 24, the text width of the data set");
+}
+
+TEST_F(Resume, KnowsTheDataSetOfTheRunItContinues) {
+  train();
+  EXPECT_EQ(train({"train.train_iters=3"}, false).summary.steps, 1);
+  EXPECT_THROW(train({"checkpoint.save=" + (folder_.path() / "b").string()}, false), ConfigError);
 }
 
 TEST_F(Resume, DamageIsACheckpointError) {

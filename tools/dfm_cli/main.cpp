@@ -60,6 +60,12 @@ int fail(const std::string& subcommand, ExitCode code, const std::string& lines)
   return static_cast<int>(code);
 }
 
+// "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: ..." -> "DefaultCPUAllocator: ..."
+std::string without_enforce_prefix(const std::string& text) {
+  const std::size_t end = text.starts_with("[enforce fail") ? text.find(". ") : std::string::npos;
+  return end == std::string::npos ? text : text.substr(end + 2);
+}
+
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 int run_guarded(const Subcommand& subcommand, const std::vector<std::string>& args) {
@@ -77,7 +83,10 @@ int run_guarded(const Subcommand& subcommand, const std::vector<std::string>& ar
     const bool is_memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
                            text.find("can't allocate memory") != std::string::npos;
     return fail(subcommand.name, is_memory ? ExitCode::kResource : ExitCode::kInternal,
-                is_memory ? "memory: " + text : "LibTorch: " + text);
+                is_memory ? fmt::format("memory: got none left ({}), want enough for this run; hint: smaller sizes, or "
+                                        "train.micro_batch_size and model.recompute_granularity=full",
+                                        without_enforce_prefix(text))
+                          : "LibTorch: " + text);
   } catch (const std::filesystem::filesystem_error& error) {
     return fail(subcommand.name, ExitCode::kData, first_line(error.what()));
   } catch (const std::exception& error) {

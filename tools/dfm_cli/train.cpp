@@ -77,9 +77,6 @@ int run_train(const std::vector<std::string>& args) {
     fmt::print("{}", config::to_yaml(loaded.config, style, &loaded.origins));
     return 0;
   }
-  if (loaded.config.dataset.path.empty()) {
-    throw ConfigError("dataset.path: got no value, want the folder that `dfm prepare` wrote; hint: --dataset-path DIR");
-  }
   train::RunContext context;
   context.device = ops::select_device(line.device(), comm::read_launch().local_rank);
   context.explicit_options = loaded.explicit_options;

@@ -6,9 +6,9 @@
 //   OrderedWork<Result> work(first, end, window);
 //   WorkerThreads threads(num_threads, work, [](std::uint64_t number) { return make_result(number); });
 //   while (std::optional<Result> result = work.next()) use(*result);
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <condition_variable>
 #include <exception>
 #include <functional>
 #include <map>

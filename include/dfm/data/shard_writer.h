@@ -36,7 +36,7 @@ struct ShardLimits {
 struct SampleDescription {
   double fps = 0;  // 0: a picture, or unknown
   std::string caption;
-  std::string source;  // name of the file it was made from
+  std::string source;                                              // name of the file it was made from
   std::int64_t num_frames = 1, image_height = 0, image_width = 0;  // pixels that were encoded
   std::int64_t original_height = 0, original_width = 0;
 };

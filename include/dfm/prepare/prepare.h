@@ -27,13 +27,13 @@ struct Skipped {
 
 struct Report {
   std::filesystem::path folder;
-  std::string source;                 // one line
-  bool already_complete = false;      // nothing was to do
-  std::int64_t num_continued = 0;     // samples that a stopped run had left
+  std::string source;              // one line
+  bool already_complete = false;   // nothing was to do
+  std::int64_t num_continued = 0;  // samples that a stopped run had left
   std::int64_t num_samples = 0, num_images = 0, num_clips = 0;
   std::int64_t num_without_caption = 0;
   std::int64_t num_shards = 0;
-  std::uint64_t num_bytes = 0;        // of the shards
+  std::uint64_t num_bytes = 0;  // of the shards
   double seconds = 0;
   std::vector<Skipped> skipped;
 };
