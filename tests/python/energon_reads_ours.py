@@ -1,4 +1,5 @@
 """megatron-energon (6.0.1 or 7.4.1, in a folder of its own) reads a data set of dfm's without `energon prepare`."""
+import dataclasses
 import os
 import sys
 
@@ -13,7 +14,7 @@ folder = written_folder(tool)
 assert os.path.realpath(energon.__file__).startswith(os.path.realpath(packages)), energon.__file__
 
 
-@energon.edataclass
+@getattr(energon, "edataclass", dataclasses.dataclass)  # 7 has its own, 6 takes the plain one
 class Cooked(energon.Sample):
     pth: torch.Tensor
     text: torch.Tensor

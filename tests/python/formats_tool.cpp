@@ -1,10 +1,10 @@
 // The formats and checkpoint layers for the Python scripts beside this file:
 //   formats_tool write FOLDER      writes tensors, pickles, a tensor file and a data set (contents: peers.py)
-//   formats_tool describe FILE     what is in a torch file (.pickle: a pickle) as JSON, tensors as dtype, shape, bytes
+//   formats_tool describe FILE...  what is in torch files (.pickle: a pickle), a line of JSON each, tensors as dtype,
+//                                  shape, strides and sha256
 #include <ATen/ATen.h>
 
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -119,26 +119,27 @@ void write_all(const fs::path& folder) {
   write_dataset(folder / "dataset");
 }
 
-int run(const std::string& command, const fs::path& path) {
-  if (command == "write") {
-    fs::create_directories(path);
-    write_all(path);
-    return 0;
-  }
+void describe_file(const fs::path& path) {
   const bool is_pickle = path.extension() == ".pickle";
   const formats::PickleValue value = is_pickle ? formats::load_pickle(as_bytes(read_text_file(path)), path.string())
                                                : formats::load_torch_file(path);
   std::cout << describe(value).dump() << "\n";
-  return 0;
 }
 
 }  // namespace
 }  // namespace dfm
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 64;
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (arguments.size() < 2) return 64;
   try {
-    return dfm::run(argv[1], argv[2]);
+    if (arguments[0] == "write") {
+      std::filesystem::create_directories(arguments[1]);
+      dfm::write_all(arguments[1]);
+    } else {
+      for (std::size_t i = 1; i < arguments.size(); ++i) dfm::describe_file(arguments[i]);
+    }
+    return 0;
   } catch (const dfm::Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return static_cast<int>(error.code());

@@ -2,6 +2,7 @@
 import collections
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from peers import need
 torch, numpy = need("torch", "numpy")
 tool = sys.argv[1]
 folder = tempfile.TemporaryDirectory(prefix="dfm-interop-")
-count = 0
+files = []
 
 CPP_NAMES = {
     torch.float32: "Float", torch.float64: "Double", torch.float16: "Half", torch.bfloat16: "BFloat16",
@@ -53,16 +54,12 @@ def describe(value):
 
 
 def check(path, value, what):
-    global count
-    count += 1
-    run = subprocess.run([tool, "describe", path], capture_output=True, text=True)
-    assert run.returncode == 0, f"{what}: {run.stderr}"
-    got, want = json.loads(run.stdout), describe(value)
-    assert got == want, f"{what}:\n got {got}\nwant {want}"
+    """Notes what a file must hold; all are read in one call at the end."""
+    files.append((path, describe(value), what))
 
 
 def check_torch(value, what, **kwargs):
-    path = f"{folder.name}/{count}.pt"
+    path = f"{folder.name}/{len(files)}.pt"
     torch.save(value, path, **kwargs)
     check(path, value, what)
 
@@ -107,27 +104,32 @@ for protocol in (2, 3, 4, 5):
     for value in (base.bfloat16(), base[1:3, 2:5], torch.zeros(1, 64, 1024).bfloat16(), torch.tensor(1.5), plain,
                   {"a": base, "b": [base.double()]}, numpy_values, b"bytes", bytearray(b"array"), {4, 5},
                   module.state_dict()):
-        path = f"{folder.name}/{count}.pickle"
+        path = f"{folder.name}/{len(files)}.pickle"
         with open(path, "wb") as file:
             file.write(pickle.dumps(value, protocol))
         check(path, value, f"pickle.dumps, protocol {protocol}: {type(value)}")
 
 
+run = subprocess.run([tool, "describe", *(path for path, _, _ in files)], capture_output=True, text=True)
+lines = run.stdout.splitlines()
+for line, (path, want, what) in zip(lines, files):
+    got = json.loads(line)
+    assert got == want, f"{what}:\n got {got}\nwant {want}"
+assert run.returncode == 0, f"{files[len(lines)][2]}: {run.stderr}"
+assert len(lines) == len(files)
+
+
 class Evil:
     def __reduce__(self):
-        import os
-
         return os.system, (f"touch {folder.name}/executed",)
 
 
-for name, write in (("evil.pickle", lambda path: open(path, "wb").write(pickle.dumps(Evil()))),
-                    ("evil.pt", lambda path: torch.save({"a": Evil()}, path)),
-                    ("evil_legacy.pt", lambda path: torch.save(Evil(), path, _use_new_zipfile_serialization=False))):
-    path = f"{folder.name}/{name}"
-    write(path)
-    run = subprocess.run([tool, "describe", path], capture_output=True, text=True)
+with open(f"{folder.name}/evil.pickle", "wb") as file:
+    file.write(pickle.dumps(Evil()))
+torch.save({"a": Evil()}, f"{folder.name}/evil.pt")
+torch.save(Evil(), f"{folder.name}/evil_legacy.pt", _use_new_zipfile_serialization=False)
+for name in ("evil.pickle", "evil.pt", "evil_legacy.pt"):
+    run = subprocess.run([tool, "describe", f"{folder.name}/{name}"], capture_output=True, text=True)
     assert run.returncode == 3 and "posix.system" in run.stderr, run
-    import os
-
     assert not os.path.exists(f"{folder.name}/executed")
-print("read", count, "files")
+print("read", len(files), "files")
