@@ -1,6 +1,11 @@
 #pragma once
 // dfm-index.bin: where every sample of a webdataset folder lies. A cache of what the tars say, checked against them and
-// rebuilt when it does not fit. Layout: docs/formats.md.
+// rebuilt when it does not fit. Little endian, no padding; text is u32 length + bytes:
+//   "DFMINDEX", u32 version 1
+//   u64 shards,  each: text name, u64 size, u32 probe
+//   u64 samples, each: text key, u32 shard; json, pickle, pth each: u64 offset, u64 size, u32 crc32c;
+//                      i64 channels, frames, height, width, text_length, text_width; f64 fps
+//   u32 crc32c of all before
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>

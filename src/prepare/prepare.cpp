@@ -50,6 +50,14 @@ std::uint64_t source_fingerprint(const data::Source& source) {
   return hash;
 }
 
+// Drawn butterflies are simple: the size at which a small model learns them, and soon.
+constexpr std::int64_t kShortSide = 512;
+constexpr std::int64_t kSyntheticShortSide = 96;
+
+std::int64_t short_side_of(const PrepareOptions& options) {
+  return options.short_side.value_or(is_synthetic(options.input) ? kSyntheticShortSide : kShortSide);
+}
+
 // Everything that decides the bytes of the data set.
 Settings make_settings(const PrepareOptions& options, const data::Source& source) {
   const std::string encoder = source.default_encoder();
@@ -58,7 +66,7 @@ Settings make_settings(const PrepareOptions& options, const data::Source& source
   settings["media"] = fmt::format("{} items {:016x}", source.size(), source_fingerprint(source));
   settings["tokenizer"] = options.tokenizer.value_or(encoder.empty() ? kDefaultTokenizer : encoder);
   settings["text_encoder"] = options.text_encoder.value_or(encoder.empty() ? kDefaultTextEncoder : encoder);
-  settings["short_side"] = fmt::to_string(options.short_side);
+  settings["short_side"] = fmt::to_string(short_side_of(options));
   settings["num_video_frames"] = fmt::to_string(options.num_video_frames);
   settings["fps"] = options.fps ? fmt::to_string(*options.fps) : "each clip's own";
   settings["shard_max_count"] = fmt::to_string(options.shard_max_count);
@@ -90,7 +98,7 @@ class Encoder {
         tokenizer_(models::make_tokenizer(settings.at("tokenizer"), device)),
         text_encoder_(models::make_text_encoder(settings.at("text_encoder"), device)),
         texts_(*text_encoder_) {
-    limits_.short_side = options.short_side;
+    limits_.short_side = short_side_of(options);
     limits_.num_video_frames = options.num_video_frames;
     limits_.fps = options.fps;
     limits_.temporal_compression = tokenizer_->temporal_compression();

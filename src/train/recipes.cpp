@@ -25,6 +25,7 @@ void apply_demo(TrainConfig& config) {
   config.optimizer.adam_beta2 = 0.99;
   config.optimizer.weight_decay = 0.01;
   config.scheduler.lr_warmup_iters = 60;
+  config.dataset.task_encoder_seq_length = 1024;  // the longest step, 8 clips of 108 tokens, with little padding
   config.checkpoint.save = "checkpoints/demo";
   config.checkpoint.save_interval = 0;
   config.logger.log_interval = 50;

@@ -26,11 +26,8 @@ def cook(sample):
     return Cooked(**energon.basic_sample_keys(sample), pth=sample["pth"], text=sample["pickle"], facts=sample["json"])
 
 
-class Encoder(energon.DefaultTaskEncoder):
+class Encoder(energon.TaskEncoder):
     cookers = [energon.Cooker(cook)]
-
-    def __init__(self):
-        super().__init__(raw_batch_type=None)
 
 
 worker = energon.WorkerConfig(rank=0, world_size=1, num_workers=0)

@@ -39,8 +39,7 @@ std::string overview() {
   }
   return text +
          "\nA first tour, on any machine:\n"
-         "  dfm prepare --input synthetic:butterflies:400 --output-dir butterflies --short-side 96 --num-video-frames "
-         "9\n"
+         "  dfm prepare --input synthetic:butterflies:400 --output-dir butterflies\n"
          "  dfm train --recipe demo --dataset-path butterflies\n"
          "  dfm generate --checkpoint checkpoints/demo --prompt \"a large blue butterfly in the blue sky\" \\\n"
          "               --height 96 --width 96 --num-video-frames 9 --video-save-path butterfly.mp4\n"

@@ -23,7 +23,7 @@ int run_prepare(const std::vector<std::string>& args) {
         "A caption stands beside its file: cat.mp4 and cat.txt. The same command again continues a run that was "
         "stopped.\n\n"
         "Examples:\n"
-        "  dfm prepare --input synthetic:butterflies:1600 --output-dir out --short-side 96 --num-video-frames 9\n"
+        "  dfm prepare --input synthetic:butterflies:1600 --output-dir out\n"
         "  dfm prepare --input my_clips --output-dir out --tokenizer builtin --text-encoder builtin --short-side "
         "256\n\n"
         "Flags:\n{}{}",

@@ -50,9 +50,11 @@ at::Tensor read_clip(const std::filesystem::path& path) {
   return at::stack(frames_HW3);
 }
 
+// The colour of the butterfly, not one of the background ("over green leaves").
 std::string_view asked_colour(const std::string& prompt) {
-  for (const auto& colour : data::kButterflyColours)
-    if ((" " + prompt + " ").find(fmt::format(" {} ", colour.name)) != std::string::npos) return colour.name;
+  for (const auto& colour : data::kButterflyColours) {
+    if ((" " + prompt).find(fmt::format(" {} butterfly", colour.name)) != std::string::npos) return colour.name;
+  }
   return {};
 }
 

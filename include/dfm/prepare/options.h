@@ -14,7 +14,7 @@ struct PrepareOptions {
   std::filesystem::path output_dir;
   std::optional<std::string> tokenizer;
   std::optional<std::string> text_encoder;
-  std::int64_t short_side = 512;
+  std::optional<std::int64_t> short_side;
   std::int64_t num_video_frames = 121;
   std::optional<double> fps;
   std::int64_t num_workers = 2;
@@ -33,7 +33,9 @@ struct PrepareOptions {
         field("tokenizer", &PrepareOptions::tokenizer, "Video tokenizer: builtin (weightless)"),
         field("text_encoder", &PrepareOptions::text_encoder, "Text encoder: builtin (weightless)"),
         field("short_side", &PrepareOptions::short_side,
-              "Pixels of the shorter side after resizing; both sides are then cut to multiples of 16", positive),
+              "Pixels of the shorter side after resizing; both sides are then cut to multiples of 16; default: 512, "
+              "synthetic pictures 96",
+              positive),
         field("num_video_frames", &PrepareOptions::num_video_frames, "Most frames of a clip; clips are cut to 1 + 4 n",
               positive),
         field("fps", &PrepareOptions::fps, "Frames a second to sample clips at; default: each clip's own", positive),
