@@ -39,8 +39,8 @@ std::map<std::string, BlockSums> parse_integrity(std::string_view text, const st
   const std::size_t end_size = last_line("").size();
   const std::string_view lines = text.substr(0, text.size() - std::min(text.size(), end_size));
   if (!lines.starts_with(header_line()) || text.substr(lines.size()) != last_line(lines)) {
-    throw CheckpointError("{}: entry integrity: got damaged content, want checksums that hold; hint: use another checkpoint",
-                          file);
+    throw CheckpointError(
+        "{}: entry integrity: got damaged content, want checksums that hold; hint: use another checkpoint", file);
   }
   std::map<std::string, BlockSums> result;
   std::string_view rest = lines.substr(header_line().size());
@@ -52,9 +52,10 @@ std::map<std::string, BlockSums> parse_integrity(std::string_view text, const st
     const bool agrees = rest.size() >= head.size() + sums_size + tail.size() && rest.starts_with(head) &&
                         rest.substr(head.size() + sums_size).starts_with(tail);
     if (!agrees) {
-      throw CheckpointError("{}: entry {}: got a place, size or name that the checksums do not know; hint: the file is "
-                            "damaged, use another checkpoint",
-                            file, entry.name);
+      throw CheckpointError(
+          "{}: entry {}: got a place, size or name that the checksums do not know; hint: the file is "
+          "damaged, use another checkpoint",
+          file, entry.name);
     }
     BlockSums& sums = result[entry.name];
     for (std::uint64_t i = 0; i < num_blocks(entry.size); ++i) {

@@ -122,9 +122,10 @@ IterationFolder resolve_iteration(const fs::path& path) {
     if (!plain.has_filename()) plain = plain.parent_path();
     const std::string name = plain.filename().string();
     if (is_unfinished(name)) {
-      throw CheckpointError("checkpoint {}: got a folder that was never finished, want a complete iteration; hint: use "
-                            "one whose name does not end in {}",
-                            path.string(), kUnfinished);
+      throw CheckpointError(
+          "checkpoint {}: got a folder that was never finished, want a complete iteration; hint: use "
+          "one whose name does not end in {}",
+          path.string(), kUnfinished);
     }
     if (const auto iteration = iteration_of(name)) {
       if (fs::is_directory(plain)) return {plain, *iteration};

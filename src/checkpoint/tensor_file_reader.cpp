@@ -94,7 +94,8 @@ void TensorFile::State::open() {
   const formats::PickleValue value = formats::load_data_pickle(as_bytes(pickle), path.string(), load_storage);
   for (const auto& [name, tensor] : formats::named_tensors(value)) {
     const auto found = entry_of.find(tensor.storage().unsafeGetStorageImpl());
-    if (found == entry_of.end() && tensor.numel() > 0) throw InternalError("{}: tensor {}: got no entry", path.string(), name);
+    if (found == entry_of.end() && tensor.numel() > 0)
+      throw InternalError("{}: tensor {}: got no entry", path.string(), name);
     data.push_back(found == entry_of.end() ? formats::ZipEntry{} : *found->second);
     if (!tensor.is_contiguous() || tensor.nbytes() != data.back().size) {
       throw CheckpointError("{}: tensor {}: got a part of a storage, want all of one", path.string(), name);
@@ -124,7 +125,8 @@ void TensorFile::State::read_verified(const formats::ZipEntry& entry, std::span<
     file->read_at(entry.data_offset + offset, block);
     if (const std::uint32_t got = crc32c(block); got != want[i]) {
       throw CheckpointError(
-          "{}: {} (entry {}): got crc32c {:08x} at byte {}, want {:08x}; hint: the file is damaged, use another checkpoint",
+          "{}: {} (entry {}): got crc32c {:08x} at byte {}, want {:08x}; hint: the file is damaged, use another "
+          "checkpoint",
           path.string(), what, entry.name, got, entry.data_offset + offset, want[i]);
     }
   }
@@ -136,7 +138,8 @@ at::Tensor TensorFile::State::read(const Entry& entry, const formats::ZipEntry& 
     const std::span bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes());
     read_verified(place, bytes, "tensor " + entry.name);
     // Any other value of a C++ bool is undefined behaviour.
-    if (entry.dtype == at::kBool && std::any_of(bytes.begin(), bytes.end(), [](std::byte b) { return b > std::byte{1}; })) {
+    if (entry.dtype == at::kBool &&
+        std::any_of(bytes.begin(), bytes.end(), [](std::byte b) { return b > std::byte{1}; })) {
       throw CheckpointError("{}: tensor {}: got bools that are neither 0 nor 1", path.string(), entry.name);
     }
   }

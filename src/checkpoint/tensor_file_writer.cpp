@@ -51,9 +51,9 @@ struct Plan {
 Plan plan_file(const NamedTensors& tensors, const Scalars& scalars) {
   Plan plan;
   plan.pickle = data_pickle(tensors, scalars);
-  std::vector<std::pair<std::string, std::uint64_t>> sizes = {
-      {std::string(kTop) + "data.pkl", plan.pickle.size()}, {std::string(kTop) + "byteorder", 6},
-      {std::string(kTop) + "version", 2}};
+  std::vector<std::pair<std::string, std::uint64_t>> sizes = {{std::string(kTop) + "data.pkl", plan.pickle.size()},
+                                                              {std::string(kTop) + "byteorder", 6},
+                                                              {std::string(kTop) + "version", 2}};
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     sizes.emplace_back(fmt::format("{}data/{}", kTop, i), tensors[i].second.nbytes());
   }
@@ -64,7 +64,8 @@ Plan plan_file(const NamedTensors& tensors, const Scalars& scalars) {
 
 // Writes the data of one entry, then its header, which holds the crc32. Returns the sums of its blocks.
 BlockSums write_entry(File& file, formats::ZipEntry& entry, std::span<const std::byte> data) {
-  if (data.size() != entry.size) throw InternalError("tensor file: entry {}: got another size than planned", entry.name);
+  if (data.size() != entry.size)
+    throw InternalError("tensor file: entry {}: got another size than planned", entry.name);
   BlockSums sums;
   for (std::uint64_t offset = 0; offset < data.size(); offset += kBlockBytes) {
     const auto block = data.subspan(offset, std::min<std::uint64_t>(kBlockBytes, data.size() - offset));
@@ -81,8 +82,8 @@ void write_all(const std::filesystem::path& path, const NamedTensors& tensors, c
   std::vector<formats::ZipEntry>& entries = plan.zip.entries;
   File file(path, File::Mode::kCreate);
   std::vector<BlockSums> sums;
-  for (const std::string_view content : {std::string_view(plan.pickle), std::string_view("little"),
-                                         std::string_view("3\n")}) {
+  for (const std::string_view content :
+       {std::string_view(plan.pickle), std::string_view("little"), std::string_view("3\n")}) {
     sums.push_back(write_entry(file, entries[sums.size()], as_bytes(content)));
   }
   for (const auto& [name, tensor] : tensors) {

@@ -19,7 +19,9 @@ constexpr const char* kFolder = ".nv-meta";
 
 // Plain where every YAML reader takes it as text, else in double quotes.
 std::string yaml_text(const std::string& text) {
-  const auto is_plain = [](unsigned char c) { return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '/' || c == '-'; };
+  const auto is_plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '/' || c == '-';
+  };
   if (text.find_first_of("{}\n") != std::string::npos) {
     throw DataError("shard {}: got a name with braces or line ends, want none", printable(text));
   }
@@ -120,14 +122,19 @@ std::vector<std::string> expand_range(const std::string& text) {
   };
   if (parts.size() < 2 || parts.size() > 3 || (parts.size() == 3 && !is_number(parts[2]))) return {};
   const bool numeric = is_number(parts[0]) && is_number(parts[1]);
-  const auto is_letter = [](const std::string& p) { return p.size() == 1 && std::isalpha(static_cast<unsigned char>(p[0])) != 0; };
+  const auto is_letter = [](const std::string& p) {
+    return p.size() == 1 && std::isalpha(static_cast<unsigned char>(p[0])) != 0;
+  };
   if (!numeric && !(is_letter(parts[0]) && is_letter(parts[1]))) return {};
-  const std::int64_t begin = numeric ? std::stoll(parts[0]) : parts[0][0], end = numeric ? std::stoll(parts[1]) : parts[1][0];
+  const std::int64_t begin = numeric ? std::stoll(parts[0]) : parts[0][0],
+                     end = numeric ? std::stoll(parts[1]) : parts[1][0];
   const std::int64_t step = std::max<std::int64_t>(parts.size() == 3 ? std::abs(std::stoll(parts[2])) : 1, 1);
   const auto is_padded = [](const std::string& p) { return p.size() > 1 && (p[0] == '0' || p.starts_with("-0")); };
-  const std::size_t width = numeric && (is_padded(parts[0]) || is_padded(parts[1])) ? std::max(parts[0].size(), parts[1].size()) : 1;
+  const std::size_t width =
+      numeric && (is_padded(parts[0]) || is_padded(parts[1])) ? std::max(parts[0].size(), parts[1].size()) : 1;
   const auto count = static_cast<std::uint64_t>(std::abs(end - begin) / step) + 1;
-  if (count > kMaxNames) throw DataError("shards {{{}}}: got {} names, want at most {}", printable(text), count, kMaxNames);
+  if (count > kMaxNames)
+    throw DataError("shards {{{}}}: got {} names, want at most {}", printable(text), count, kMaxNames);
   std::vector<std::string> result;
   for (std::uint64_t i = 0; i < count; ++i) {
     const std::int64_t value = begin + (begin <= end ? 1 : -1) * step * static_cast<std::int64_t>(i);
@@ -193,7 +200,8 @@ std::optional<NvMeta> read_nv_meta(const std::filesystem::path& dataset) {
   NvMeta meta;
   const YAML::Node root = load_yaml(split);
   const YAML::Node parts = root.IsMap() ? root["split_parts"] : YAML::Node(YAML::NodeType::Undefined);
-  if (!parts || !parts.IsMap()) throw DataError("{}: got no split_parts, want a map of splits to shards", split.string());
+  if (!parts || !parts.IsMap())
+    throw DataError("{}: got no split_parts, want a map of splits to shards", split.string());
   for (const auto& part : parts) {
     if (!part.first.IsScalar()) throw DataError("{}: got a split whose name is no text", split.string());
     meta.splits[part.first.Scalar()] = names_of(split, part.second);
@@ -210,7 +218,8 @@ std::optional<NvMeta> read_nv_meta(const std::filesystem::path& dataset) {
 
 std::vector<std::string> expand_braces(const std::string& pattern) {
   constexpr std::size_t kMaxPattern = 4096;
-  if (pattern.size() > kMaxPattern) throw DataError("shard name: got {} bytes, want at most {}", pattern.size(), kMaxPattern);
+  if (pattern.size() > kMaxPattern)
+    throw DataError("shard name: got {} bytes, want at most {}", pattern.size(), kMaxPattern);
   for (std::size_t open = pattern.find('{'); open != std::string::npos; open = pattern.find('{', open + 1)) {
     int depth = 0;
     std::size_t close = open;

@@ -61,7 +61,9 @@ std::optional<std::string> latin1_bytes(std::string_view text) {
   return bytes;
 }
 
-PickleValue bytes_value(std::string bytes) { return {PickleBytes{std::make_shared<const std::string>(std::move(bytes))}}; }
+PickleValue bytes_value(std::string bytes) {
+  return {PickleBytes{std::make_shared<const std::string>(std::move(bytes))}};
+}
 
 }  // namespace
 
@@ -75,9 +77,10 @@ void Unpickler::push_global(const std::string& module, const std::string& name) 
   const bool known = std::find(kKnown.begin(), kKnown.end(), full) != kKnown.end() ||
                      std::find(kKnownNumpy.begin(), kKnownNumpy.end(), numpy) != kKnownNumpy.end();
   if (!known && options_.unknown == UnknownGlobals::kRefuse) {
-    fail("got global {}, want tensors and plain values only; hint: nothing of it was run; the file holds objects that "
-         "dfm does not read",
-         printable(full));
+    fail(
+        "got global {}, want tensors and plain values only; hint: nothing of it was run; the file holds objects that "
+        "dfm does not read",
+        printable(full));
   }
   push({known && module == "__builtin__" ? PickleGlobal{"builtins", name} : PickleGlobal{module, name}});
 }
@@ -151,11 +154,12 @@ std::vector<std::int64_t> Unpickler::as_sizes(const PickleValue& value, const ch
 }
 
 PickleValue Unpickler::call_torch(const std::string& name, const PickleList& args) {
-  if (name == "torch.Size") return new_tuple(args.empty() ? PickleList{} : PickleList(*[&] {
-    const PickleList* items = args[0].tuple() != nullptr ? args[0].tuple() : args[0].list();
-    if (items == nullptr) fail("got a torch.Size of something that is no tuple");
-    return items;
-  }()));
+  if (name == "torch.Size")
+    return new_tuple(args.empty() ? PickleList{} : PickleList(*[&] {
+      const PickleList* items = args[0].tuple() != nullptr ? args[0].tuple() : args[0].list();
+      if (items == nullptr) fail("got a torch.Size of something that is no tuple");
+      return items;
+    }()));
   if (name == "torch.device" || name == "torch.serialization._get_layout") {
     if (argument(args, 0, name).text() == nullptr) fail("got an argument of {} that is no text", name);
     const std::int64_t* index = args.size() > 1 ? args[1].integer() : nullptr;
@@ -240,7 +244,8 @@ PickleValue Unpickler::persistent(const PickleValue& id) {
   if (view != nullptr) {
     const std::int64_t* first = view->size() == 3 ? (*view)[1].integer() : nullptr;
     const std::int64_t* count = view->size() == 3 ? (*view)[2].integer() : nullptr;
-    if (first == nullptr || count == nullptr || *first < 0 || *count < 0 || *first > *numel || *count > *numel - *first) {
+    if (first == nullptr || count == nullptr || *first < 0 || *count < 0 || *first > *numel ||
+        *count > *numel - *first) {
       fail("got a storage window that reaches beyond its storage");
     }
     storage->offset = *first;

@@ -44,7 +44,9 @@ std::string_view raw_bytes(const at::Tensor& tensor) {
   return {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()};
 }
 
-at::Tensor plain(const at::Tensor& tensor) { return tensor.detach().to(at::kCPU).contiguous().resolve_conj().resolve_neg(); }
+at::Tensor plain(const at::Tensor& tensor) {
+  return tensor.detach().to(at::kCPU).contiguous().resolve_conj().resolve_neg();
+}
 
 std::string_view typed_storage_class(at::ScalarType dtype) {
   const auto name = storage_class(dtype);

@@ -59,7 +59,8 @@ bool checksum_holds(const Block& block) {
     as_signed += static_cast<signed char>(c);
   }
   const auto stored = field_number(block, 148, 8);
-  return stored && (static_cast<std::int64_t>(*stored) == as_unsigned || static_cast<std::int64_t>(*stored) == as_signed);
+  return stored &&
+         (static_cast<std::int64_t>(*stored) == as_unsigned || static_cast<std::int64_t>(*stored) == as_signed);
 }
 
 class TarReader {
@@ -208,12 +209,15 @@ Block member_header(const std::string& name, std::uint64_t size) {
   if (size > kMaxSize) throw DataError("tar member {}: got {} bytes, want at most {}", name, size, kMaxSize);
   std::memcpy(block.data(), base.data(), base.size());
   put_octal(block, 100, 8, 0444);
-  put_octal(block, 108, 8, 0);   // uid
-  put_octal(block, 116, 8, 0);   // gid
+  put_octal(block, 108, 8, 0);  // uid
+  put_octal(block, 116, 8, 0);  // gid
   put_octal(block, 124, 12, size);
   put_octal(block, 136, 12, 0);  // mtime: the same samples make the same archive
   block[156] = '0';
-  std::memcpy(block.data() + 257, "ustar\0" "00", 8);
+  std::memcpy(block.data() + 257,
+              "ustar\0"
+              "00",
+              8);
   std::memcpy(block.data() + 265, "bigdata", 7);
   std::memcpy(block.data() + 297, "bigdata", 7);
   std::memcpy(block.data() + 345, prefix.data(), prefix.size());
@@ -284,8 +288,8 @@ void write_tar_index(const std::filesystem::path& path, std::span<const std::uin
 std::vector<std::uint64_t> read_tar_index(const std::filesystem::path& path) {
   const std::string content = read_text_file(path);
   if (content.size() % sizeof(std::uint64_t) != 0 || content.empty()) {
-    throw DataError("{}: got {} bytes, want one or more numbers of 8 bytes; hint: the index is cut short", path.string(),
-                    content.size());
+    throw DataError("{}: got {} bytes, want one or more numbers of 8 bytes; hint: the index is cut short",
+                    path.string(), content.size());
   }
   std::vector<std::uint64_t> offsets(content.size() / sizeof(std::uint64_t));
   std::memcpy(offsets.data(), content.data(), content.size());

@@ -26,8 +26,7 @@ void check_crc(const TorchSource& source, const ZipEntry& entry) {
 }
 
 PickleValue read_zip(const TorchSource& source) {
-  const auto entries =
-      read_zip_directory(read_from(source.bytes, source.name), source.bytes.size(), source.name);
+  const auto entries = read_zip_directory(read_from(source.bytes, source.name), source.bytes.size(), source.name);
   std::map<std::string, const ZipEntry*> by_name;
   const std::string top = entries.empty() ? "" : entries[0].name.substr(0, entries[0].name.find('/') + 1);
   for (const ZipEntry& entry : entries) by_name[entry.name] = &entry;
@@ -57,9 +56,9 @@ PickleValue read_zip(const TorchSource& source) {
     at::Storage& storage = storages[request.key];
     if (!storage) {
       if (entry != nullptr && source.owner == nullptr) check_crc(source, *entry);
-      storage = at::Storage(at::Storage::use_byte_size_t(), static_cast<std::int64_t>(num_bytes),
-                            entry == nullptr ? at::DataPtr(nullptr, at::kCPU)
-                                             : storage_data(source, entry_bytes(source, *entry)));
+      storage = at::Storage(
+          at::Storage::use_byte_size_t(), static_cast<std::int64_t>(num_bytes),
+          entry == nullptr ? at::DataPtr(nullptr, at::kCPU) : storage_data(source, entry_bytes(source, *entry)));
     }
     if (request.dtype == at::kBool && entry != nullptr) check_bools(entry_bytes(source, *entry), source.name);
     return storage;
@@ -111,7 +110,8 @@ at::DataPtr storage_data(const TorchSource& source, std::span<const std::byte> p
 
 void check_bools(std::span<const std::byte> bytes, const std::string& name) {
   for (const std::byte byte : bytes) {
-    if (byte > std::byte{1}) throw DataError("{}: got {} in a tensor of type bool, want 0 or 1", name, static_cast<int>(byte));
+    if (byte > std::byte{1})
+      throw DataError("{}: got {} in a tensor of type bool, want 0 or 1", name, static_cast<int>(byte));
   }
 }
 

@@ -65,7 +65,8 @@ Directory find_directory(const ReadAt& read_at, std::uint64_t file_size, const s
     }
   }
   if (place == std::string::npos) {
-    throw DataError("{}: got no zip directory, want one at the end; hint: the file is cut short or no torch file", name);
+    throw DataError("{}: got no zip directory, want one at the end; hint: the file is cut short or no torch file",
+                    name);
   }
   const Fields end(as_bytes(std::string_view(tail).substr(place, kEndSize)));
   std::uint64_t end_offset = file_size - tail_size + place;
@@ -254,8 +255,8 @@ ZipPlan plan_zip(const std::vector<std::pair<std::string, std::uint64_t>>& names
 }
 
 std::string zip_header(const ZipEntry& entry) {
-  const auto extra_size = static_cast<std::uint16_t>(entry.data_offset - entry.header_offset - kLocalSize -
-                                                     entry.name.size());
+  const auto extra_size =
+      static_cast<std::uint16_t>(entry.data_offset - entry.header_offset - kLocalSize - entry.name.size());
   std::string out;
   put<std::uint32_t>(out, kLocalMagic);
   put<std::uint16_t>(out, needs_zip64(entry) ? 45 : 20);
@@ -343,8 +344,7 @@ std::string zip_directory(const ZipPlan& plan) {
 }
 
 std::uint32_t zip_crc32(std::span<const std::byte> bytes, std::uint32_t crc) {
-  return static_cast<std::uint32_t>(
-      ::crc32_z(crc, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()));
+  return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()));
 }
 
 }  // namespace dfm::formats

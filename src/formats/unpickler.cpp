@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <unordered_set>
 
 #include "dfm/base/file.h"
 #include "formats/torch_types.h"
@@ -10,70 +9,9 @@
 namespace dfm::formats {
 namespace {
 
-constexpr std::size_t kMaxValues = std::size_t{1} << 24;    // pushes in one pickle
-constexpr std::uint64_t kMaxExpanded = std::uint64_t{1} << 24;  // values, shared ones counted as often as they are met
-constexpr int kMaxDepth = 100;
-
-template <typename F>
-void for_each_child(PickleTuple& node, F&& visit) {
-  for (PickleValue& item : node.items) visit(item);
-}
-template <typename F>
-void for_each_child(PickleList& node, F&& visit) {
-  for (PickleValue& item : node) visit(item);
-}
-template <typename F>
-void for_each_child(PickleDict& node, F&& visit) {
-  for (auto& [key, item] : node) {
-    visit(key);
-    visit(item);
-  }
-}
-template <typename F>
-void for_each_child(PickleObject& node, F&& visit) {
-  visit(node.args);
-  visit(node.state);
-}
-
-void clear(PickleTuple& node) { node.items.clear(); }
-void clear(PickleList& node) { node.clear(); }
-void clear(PickleDict& node) { node.clear(); }
-void clear(PickleObject& node) { node.args = node.state = node.resolved = {}; }
-
-const void* container_address(const PickleValue& value) {
-  return std::visit(
-      [](const auto& content) -> const void* {
-        using T = std::decay_t<decltype(content)>;
-        if constexpr (std::is_same_v<T, std::shared_ptr<PickleTuple>> || std::is_same_v<T, std::shared_ptr<PickleList>> ||
-                      std::is_same_v<T, std::shared_ptr<PickleDict>> ||
-                      std::is_same_v<T, std::shared_ptr<PickleObject>>) {
-          return content.get();
-        } else {
-          return nullptr;
-        }
-      },
-      value.value);
-}
-
-// Objects that BUILD has completed stand for what they became.
-void replace_resolved(PickleValue& value) {
-  if (const PickleObject* object = value.object(); object != nullptr && !object->resolved.is_none()) {
-    PickleValue resolved = object->resolved;
-    value = std::move(resolved);
-  }
-}
+constexpr std::size_t kMaxValues = std::size_t{1} << 24;  // pushes in one pickle
 
 }  // namespace
-
-Unpickler::~Unpickler() {
-  // Content that did not become the result may be cyclic or very deep: taken apart one container at a time.
-  stack_.clear();
-  memo_.clear();
-  if (keep_containers_) return;
-  for (const Container& container : containers_) {
-    std::visit([](const auto& pointer) { clear(*pointer); }, container);
-  }
-}
 
 std::span<const std::byte> Unpickler::take(std::uint64_t count) {
   if (count > bytes_.size() - position_) {
@@ -149,14 +87,30 @@ bool Unpickler::step_scalar(unsigned char code) {
     push({PickleBytes{std::make_shared<const std::string>(text(count))}});
   };
   switch (code) {
-    case 'N': push({}); return true;
-    case 0x88: push({true}); return true;
-    case 0x89: push({false}); return true;
-    case 'K': push({std::int64_t{number<std::uint8_t>()}}); return true;
-    case 'M': push({std::int64_t{number<std::uint16_t>()}}); return true;
-    case 'J': push({std::int64_t{number<std::int32_t>()}}); return true;
-    case 0x8a: integer_of_bytes(take(number<std::uint8_t>())); return true;
-    case 0x8b: integer_of_bytes(take(number<std::uint32_t>())); return true;
+    case 'N':
+      push({});
+      return true;
+    case 0x88:
+      push({true});
+      return true;
+    case 0x89:
+      push({false});
+      return true;
+    case 'K':
+      push({std::int64_t{number<std::uint8_t>()}});
+      return true;
+    case 'M':
+      push({std::int64_t{number<std::uint16_t>()}});
+      return true;
+    case 'J':
+      push({std::int64_t{number<std::int32_t>()}});
+      return true;
+    case 0x8a:
+      integer_of_bytes(take(number<std::uint8_t>()));
+      return true;
+    case 0x8b:
+      integer_of_bytes(take(number<std::uint32_t>()));
+      return true;
     case 'G': {
       const std::uint64_t bits = __builtin_bswap64(number<std::uint64_t>());
       double value = 0;
@@ -164,16 +118,33 @@ bool Unpickler::step_scalar(unsigned char code) {
       push({value});
       return true;
     }
-    case 'X': push({text(number<std::uint32_t>())}); return true;
-    case 0x8c: push({text(number<std::uint8_t>())}); return true;
-    case 0x8d: push({text(number<std::uint64_t>())}); return true;
-    case 'U': push({text(number<std::uint8_t>())}); return true;
-    case 'T': push({text(number<std::uint32_t>())}); return true;
-    case 'B': push_bytes(number<std::uint32_t>()); return true;
-    case 'C': push_bytes(number<std::uint8_t>()); return true;
+    case 'X':
+      push({text(number<std::uint32_t>())});
+      return true;
+    case 0x8c:
+      push({text(number<std::uint8_t>())});
+      return true;
+    case 0x8d:
+      push({text(number<std::uint64_t>())});
+      return true;
+    case 'U':
+      push({text(number<std::uint8_t>())});
+      return true;
+    case 'T':
+      push({text(number<std::uint32_t>())});
+      return true;
+    case 'B':
+      push_bytes(number<std::uint32_t>());
+      return true;
+    case 'C':
+      push_bytes(number<std::uint8_t>());
+      return true;
     case 0x8e:
-    case 0x96: push_bytes(number<std::uint64_t>()); return true;
-    default: return false;
+    case 0x96:
+      push_bytes(number<std::uint64_t>());
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -192,17 +163,35 @@ bool Unpickler::step_container(unsigned char code) {
     push(new_tuple(std::move(items)));
   };
   switch (code) {
-    case '(': marks_.push_back(stack_.size()); return true;
-    case ')': push(new_tuple({})); return true;
-    case 0x85: tuple_of_top(1); return true;
-    case 0x86: tuple_of_top(2); return true;
-    case 0x87: tuple_of_top(3); return true;
-    case 't': push(new_tuple(pop_to_mark())); return true;
+    case '(':
+      marks_.push_back(stack_.size());
+      return true;
+    case ')':
+      push(new_tuple({}));
+      return true;
+    case 0x85:
+      tuple_of_top(1);
+      return true;
+    case 0x86:
+      tuple_of_top(2);
+      return true;
+    case 0x87:
+      tuple_of_top(3);
+      return true;
+    case 't':
+      push(new_tuple(pop_to_mark()));
+      return true;
     case ']':
-    case 0x8f: push(new_list({})); return true;
+    case 0x8f:
+      push(new_list({}));
+      return true;
     case 'l':
-    case 0x91: push(new_list(pop_to_mark())); return true;
-    case '}': push(new_dict()); return true;
+    case 0x91:
+      push(new_list(pop_to_mark()));
+      return true;
+    case '}':
+      push(new_dict());
+      return true;
     case 'd': {
       PickleList items = pop_to_mark();
       push(new_dict());
@@ -216,7 +205,9 @@ bool Unpickler::step_container(unsigned char code) {
       return true;
     }
     case 'e':
-    case 0x90: append(pop_to_mark()); return true;
+    case 0x90:
+      append(pop_to_mark());
+      return true;
     case 's': {
       PickleList items(2);
       items[1] = pop();
@@ -224,8 +215,11 @@ bool Unpickler::step_container(unsigned char code) {
       set_items(std::move(items));
       return true;
     }
-    case 'u': set_items(pop_to_mark()); return true;
-    default: return false;
+    case 'u':
+      set_items(pop_to_mark());
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -246,11 +240,21 @@ void Unpickler::set_items(PickleList items) {
 
 bool Unpickler::step_memo(unsigned char code) {
   switch (code) {
-    case 'q': put(number<std::uint8_t>()); return true;
-    case 'r': put(number<std::uint32_t>()); return true;
-    case 0x94: put(memo_.size()); return true;
-    case 'h': get(number<std::uint8_t>()); return true;
-    case 'j': get(number<std::uint32_t>()); return true;
+    case 'q':
+      put(number<std::uint8_t>());
+      return true;
+    case 'r':
+      put(number<std::uint32_t>());
+      return true;
+    case 0x94:
+      put(memo_.size());
+      return true;
+    case 'h':
+      get(number<std::uint8_t>());
+      return true;
+    case 'j':
+      get(number<std::uint32_t>());
+      return true;
     case '2': {
       put(~std::uint64_t{0});
       get(~std::uint64_t{0});
@@ -264,8 +268,11 @@ bool Unpickler::step_memo(unsigned char code) {
         pop();
       }
       return true;
-    case '1': pop_to_mark(); return true;
-    default: return false;
+    case '1':
+      pop_to_mark();
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -282,9 +289,14 @@ void Unpickler::get(std::uint64_t index) {
 
 bool Unpickler::step_object(unsigned char code) {
   switch (code) {
-    case 0x80: number<std::uint8_t>(); return true;
-    case 0x95: number<std::uint64_t>(); return true;  // a frame is only a hint how to read
-    case 0x98: return true;                           // read-only buffer
+    case 0x80:
+      number<std::uint8_t>();
+      return true;
+    case 0x95:
+      number<std::uint64_t>();
+      return true;  // a frame is only a hint how to read
+    case 0x98:
+      return true;  // read-only buffer
     case 'c': {
       const std::string module(line());
       push_global(module, std::string(line()));
@@ -316,8 +328,11 @@ bool Unpickler::step_object(unsigned char code) {
       build(top(), std::move(state));
       return true;
     }
-    case 'Q': push(persistent(pop())); return true;
-    default: return false;
+    case 'Q':
+      push(persistent(pop()));
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -340,78 +355,6 @@ PickleValue Unpickler::new_object(PickleGlobal global, PickleValue args) {
   auto node = std::make_shared<PickleObject>(PickleObject{std::move(global), std::move(args), {}, {}});
   containers_.emplace_back(node);
   return {std::move(node)};
-}
-
-// Walks what the result reaches, without recursion: no cycles, no depth or size that would hurt a reader; then drops
-// the rest.
-void Unpickler::finish(PickleValue& result) {
-  struct Node {
-    std::uint64_t expanded = 0;
-    int height = 0;
-    enum { kNew, kOpen, kDone } state = kNew;
-  };
-  std::unordered_map<const void*, std::size_t> index_of;
-  for (std::size_t i = 0; i < containers_.size(); ++i) {
-    index_of[std::visit([](const auto& pointer) -> const void* { return pointer.get(); }, containers_[i])] = i;
-  }
-  std::vector<Node> nodes(containers_.size());
-  std::vector<std::size_t> pending;
-  const auto visit_root = [&](PickleValue& value) {
-    replace_resolved(value);
-    if (const void* address = container_address(value)) pending.push_back(index_of.at(address));
-  };
-  visit_root(result);
-  while (!pending.empty()) {
-    const std::size_t at = pending.back();
-    Node& node = nodes[at];
-    if (node.state == Node::kDone) {
-      pending.pop_back();
-      continue;
-    }
-    const bool closing = node.state == Node::kOpen;
-    node.state = closing ? Node::kDone : Node::kOpen;
-    if (closing) pending.pop_back();
-    std::visit(
-        [&](const auto& pointer) {
-          for_each_child(*pointer, [&](PickleValue& child) {
-            replace_resolved(child);
-            const void* address = container_address(child);
-            node.expanded += 1;
-            if (address == nullptr) return;
-            const std::size_t child_index = index_of.at(address);
-            const Node& child_node = nodes[child_index];
-            if (!closing && child_node.state == Node::kNew) pending.push_back(child_index);
-            if (child_node.state == Node::kOpen) fail("got a value that contains itself");
-            if (!closing) return;
-            node.expanded = std::min(node.expanded + child_node.expanded, kMaxExpanded + 1);
-            node.height = std::max(node.height, child_node.height + 1);
-          });
-        },
-        containers_[at]);
-    if (!closing) node.expanded = 0;
-    if (node.height > kMaxDepth) fail("got containers more than {} deep", kMaxDepth);
-    if (node.expanded > kMaxExpanded) fail("got more than {} values", kMaxExpanded);
-  }
-  for (std::size_t i = 0; i < containers_.size(); ++i) {
-    if (nodes[i].state == Node::kDone) {
-      if (const auto* dict = std::get_if<std::shared_ptr<PickleDict>>(&containers_[i])) check_keys(**dict);
-    }
-  }
-  stack_.clear();
-  memo_.clear();
-  for (std::size_t i = 0; i < containers_.size(); ++i) {
-    if (nodes[i].state == Node::kNew) std::visit([](const auto& pointer) { clear(*pointer); }, containers_[i]);
-  }
-  keep_containers_ = true;
-}
-
-void Unpickler::check_keys(const PickleDict& dict) const {
-  std::unordered_set<std::string_view> keys;
-  for (const auto& [key, item] : dict) {
-    if (key.text() != nullptr && !keys.insert(*key.text()).second) {
-      fail("got key '{}' twice in one dict", printable(*key.text()));
-    }
-  }
 }
 
 }  // namespace dfm::formats

@@ -25,8 +25,7 @@ struct UnpicklerOptions {
 class Unpickler {
  public:
   // Reads the pickle at the start of `bytes`; position() is then just behind it.
-  Unpickler(std::span<const std::byte> bytes, UnpicklerOptions options)
-      : bytes_(bytes), options_(std::move(options)) {}
+  Unpickler(std::span<const std::byte> bytes, UnpicklerOptions options) : bytes_(bytes), options_(std::move(options)) {}
   ~Unpickler();
   Unpickler(const Unpickler&) = delete;
   Unpickler& operator=(const Unpickler&) = delete;

@@ -13,7 +13,8 @@ namespace fs = std::filesystem;
 
 void write_note(const fs::path& folder, const std::string& text) { write_file_atomically(folder / "note", text); }
 
-IterationFolder save(const fs::path& run, std::int64_t iteration, std::int64_t keep = -1, const std::string& text = "x") {
+IterationFolder save(const fs::path& run, std::int64_t iteration, std::int64_t keep = -1,
+                     const std::string& text = "x") {
   return save_iteration(run, iteration, keep, [&](const fs::path& folder) { write_note(folder, text); });
 }
 

@@ -25,8 +25,11 @@ NamedTensors sample_tensors() {
           {"eight", at::arange(3, at::kFloat).to(at::kFloat8_e4m3fn)}};
 }
 
-const Scalars kScalars = {{"iteration", std::int64_t{1} << 40}, {"negative", std::int64_t{-3}}, {"rate", 0.1},
-                          {"flag", true},      {"dataset", std::string("butterflies \xc3\xa9")}};
+const Scalars kScalars = {{"iteration", std::int64_t{1} << 40},
+                          {"negative", std::int64_t{-3}},
+                          {"rate", 0.1},
+                          {"flag", true},
+                          {"dataset", std::string("butterflies \xc3\xa9")}};
 
 void expect_same(const NamedTensors& got, const NamedTensors& want) {
   ASSERT_EQ(got.size(), want.size());

@@ -38,8 +38,9 @@ class Mutator {
   const std::string& pick() { return seeds_[below(seeds_.size())]; }
 
   void mutate(std::string& input) {
-    static constexpr std::string_view kLengths[] = {{"\0\0\0\0", 4}, {"\xff\xff\xff\xff", 4}, {"\xff\xff\xff\x7f", 4},
-                                                    {"\0\0\0\x80", 4}, {"\x01\0\0\0", 4}, {"\xff\xff\xff\xff\xff\xff\xff\x7f", 8}};
+    static constexpr std::string_view kLengths[] = {{"\0\0\0\0", 4},         {"\xff\xff\xff\xff", 4},
+                                                    {"\xff\xff\xff\x7f", 4}, {"\0\0\0\x80", 4},
+                                                    {"\x01\0\0\0", 4},       {"\xff\xff\xff\xff\xff\xff\xff\x7f", 8}};
     const std::size_t place = below(input.size());
     switch (below(7)) {
       case 0:
@@ -48,8 +49,12 @@ class Mutator {
       case 1:
         if (!input.empty()) input[place] = static_cast<char>(random_());
         break;
-      case 2: input.resize(place); break;
-      case 3: input.erase(place, 1 + below(8)); break;
+      case 2:
+        input.resize(place);
+        break;
+      case 3:
+        input.erase(place, 1 + below(8));
+        break;
       case 4: {
         const std::string_view value = kLengths[below(std::size(kLengths))];
         input.replace(place, value.size(), value);
@@ -61,7 +66,9 @@ class Mutator {
         input.insert(place, other, first, below(64));
         break;
       }
-      default: input.insert(place, 1, static_cast<char>(random_())); break;
+      default:
+        input.insert(place, 1, static_cast<char>(random_()));
+        break;
     }
   }
 
@@ -81,12 +88,19 @@ int main(int argc, char** argv) {
     }
     return 0;
   }
-  for (const std::string& seed : fuzz_seeds()) run(seed);
+  for (const std::string& seed : fuzz_seeds()) {
+    const std::size_t before = dfm::test::num_accepted;
+    run(seed);
+    if (dfm::test::num_accepted == before) {
+      std::fprintf(stderr, "a seed of %zu bytes is refused, want valid seeds\n", seed.size());
+      return 1;
+    }
+  }
   Mutator mutator(fuzz_seeds());
   std::size_t count = 0;
   for (const auto start = Clock::now(); Clock::now() - start < std::chrono::duration<double>(seconds); ++count) {
     run(mutator.next());
   }
-  std::printf("%zu inputs\n", count);
+  std::printf("%zu inputs, %zu read without an error\n", count, dfm::test::num_accepted);
   return count > 100 ? 0 : 1;
 }

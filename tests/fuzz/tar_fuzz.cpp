@@ -53,7 +53,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 std::vector<std::string> fuzz_seeds() {
   const std::string end(1024, '\0');
   return {tar_block("000000.json", '0', "{}") + tar_block("000000.pth", '0', std::string(600, 'x')) + end,
-          tar_block("h", 'x', "19 path=a/b.json\n16 mtime=1.2345\n") + tar_block("b", '0', "{}") + end,
-          tar_block("h", 'g', "13 comment=x\n") + tar_block("l", 'L', std::string(120, 'n')) + tar_block("n", '0', "") + end,
+          tar_block("h", 'x', "17 path=a/b.json\n16 mtime=1.2345\n") + tar_block("b", '0', "{}") + end,
+          tar_block("h", 'g', "13 comment=x\n") + tar_block("l", 'L', std::string(120, 'n')) + tar_block("n", '0', "") +
+              end,
           tar_block("h", 'x', "9 size=2\n") + tar_block("folder/", '5', "") + tar_block("s", '2', "") + end};
 }

@@ -1,4 +1,4 @@
-// Files of torch.save, zip and legacy.
+// Files of torch.save, zip and legacy, and the pickle inside the zip by itself: there a checksum would stop mutations.
 #include <ATen/ATen.h>
 
 #include <cstring>
@@ -11,6 +11,15 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto bytes = dfm::test::fuzz_bytes(data, size);
+  const dfm::formats::LoadStorage load_storage = [](const dfm::formats::StorageRequest& request) {
+    constexpr std::int64_t kMaxElements = 64;
+    if (request.numel > kMaxElements) throw dfm::DataError("storage too large");
+    return at::zeros({request.numel}, at::TensorOptions().dtype(request.dtype)).storage();
+  };
+  dfm::test::expect_data_errors_only([&] {
+    const auto value = dfm::formats::load_data_pickle(bytes, "input", load_storage);
+    for (const auto& [name, tensor] : dfm::formats::named_tensors(value)) dfm::test::touch(tensor);
+  });
   return dfm::test::expect_data_errors_only([&] {
     const auto value = dfm::formats::load_torch_bytes(bytes, "input", dfm::formats::UnknownGlobals::kKeep);
     for (const auto& [name, tensor] : dfm::formats::named_tensors(value)) dfm::test::touch(tensor);
@@ -22,7 +31,7 @@ std::vector<std::string> fuzz_seeds() {
   std::vector<std::string> seeds = {dfm::formats::torch_save_tensor(tensor),
                                     dfm::formats::torch_save_tensor(at::ones({3}, at::kBool)),
                                     dfm::formats::torch_save_tensor(at::zeros({2}, at::kUInt16))};
-  // A dict of two tensors without checksums that hold: what a mutation reaches behind them.
+  // A dict of two tensors: its pickle, and the zip around it.
   dfm::formats::PickleWriter pickle;
   pickle.start();
   pickle.empty_dict();
@@ -34,8 +43,10 @@ std::vector<std::string> fuzz_seeds() {
   pickle.tensor(at::kLong, shape, "1");
   pickle.set_items();
   pickle.stop();
+  const std::string data_pickle = pickle.take();
+  seeds.push_back(data_pickle);
   const std::vector<std::pair<std::string, std::string>> contents = {
-      {"x/data.pkl", pickle.take()}, {"x/data/0", std::string(24, '\1')}, {"x/data/1", std::string(48, '\2')}};
+      {"x/data.pkl", data_pickle}, {"x/data/0", std::string(24, '\1')}, {"x/data/1", std::string(48, '\2')}};
   std::vector<std::pair<std::string, std::uint64_t>> sizes;
   for (const auto& [name, content] : contents) sizes.emplace_back(name, content.size());
   dfm::formats::ZipPlan plan = dfm::formats::plan_zip(sizes);

@@ -76,8 +76,8 @@ void write_dataset(const fs::path& folder) {
       const std::string key = fmt::format("{:06}", number);
       at::Tensor text = pattern({1, 512, 64}, at::kBFloat16, number + 1);
       text.slice(1, text_length).zero_();
-      const nlohmann::json json = {{"image_height", 64}, {"image_width", 8 * width}, {"caption", "sample " + key},
-                                   {"text_length", text_length}};
+      const nlohmann::json json = {
+          {"image_height", 64}, {"image_width", 8 * width}, {"caption", "sample " + key}, {"text_length", text_length}};
       offsets.push_back(writer.offset());
       writer.add(key + ".json", as_bytes(json.dump()));
       writer.add(key + ".pickle", as_bytes(formats::pickle_tensor(text)));
@@ -114,15 +114,18 @@ void write_all(const fs::path& folder) {
   tensors.emplace_back("scalar", pattern({}, at::kDouble, 3));
   tensors.emplace_back("empty", pattern({0, 4}, at::kFloat, 3));
   checkpoint::write_tensor_file(folder / "tensors.pt", tensors,
-                                {{"iteration", std::int64_t{1} << 40}, {"negative", std::int64_t{-5}}, {"rate", 0.1},
-                                 {"done", false}, {"name", std::string("caf\xc3\xa9")}});
+                                {{"iteration", std::int64_t{1} << 40},
+                                 {"negative", std::int64_t{-5}},
+                                 {"rate", 0.1},
+                                 {"done", false},
+                                 {"name", std::string("caf\xc3\xa9")}});
   write_dataset(folder / "dataset");
 }
 
 void describe_file(const fs::path& path) {
   const bool is_pickle = path.extension() == ".pickle";
-  const formats::PickleValue value = is_pickle ? formats::load_pickle(as_bytes(read_text_file(path)), path.string())
-                                               : formats::load_torch_file(path);
+  const formats::PickleValue value =
+      is_pickle ? formats::load_pickle(as_bytes(read_text_file(path)), path.string()) : formats::load_torch_file(path);
   std::cout << describe(value).dump() << "\n";
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Writes pickles of protocol 2 (and 3 for bytes) that torch.load(weights_only=True) and pickle.loads accept: an opcode a
-// call, no memo.
+// Writes pickles of protocol 2 (and 3 for bytes) that torch.load(weights_only=True) and pickle.loads accept: an opcode
+// a call, no memo.
 //
 //   PickleWriter out;
 //   out.start();  out.empty_dict();  out.mark();

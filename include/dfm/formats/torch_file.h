@@ -36,7 +36,8 @@ at::Tensor load_pickle_tensor(std::span<const std::byte> bytes, const std::strin
 std::vector<std::pair<std::string, at::Tensor>> named_tensors(const PickleValue& value);
 
 // For readers with a zip of their own (zip and pickle primitives: torch_zip.h, pickle_writer.h): reads the bytes of
-// `data.pkl` and asks for each storage it names. `numel` counts elements of `dtype`. A storage without data yet is fine.
+// `data.pkl` and asks for each storage it names. `numel` counts elements of `dtype`. A storage without data yet is
+// fine.
 struct StorageRequest {
   std::string key;
   at::ScalarType dtype = at::kByte;
