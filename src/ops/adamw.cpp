@@ -70,11 +70,12 @@ void step_on_cpu(const std::vector<AdamwTensor>& tensors, const AdamwOptions& op
   std::vector<std::int64_t> sizes;
   for (const AdamwTensor& tensor : tensors) {
     const at::Tensor& copy = tensor.compute;
-    pointers.push_back({tensor.master.data_ptr<T>(), tensor.exp_avg.data_ptr<T>(), tensor.exp_avg_sq.data_ptr<T>(),
-                        copy.defined() && copy.scalar_type() == tensor.master.scalar_type() ? copy.data_ptr<T>() : nullptr,
-                        tensor.gradient.const_data_ptr<T>(),
-                        copy.defined() && copy.scalar_type() == at::kBFloat16 ? copy.data_ptr<c10::BFloat16>() : nullptr,
-                        step_options<typename CpuKernels<T>::Adamw>(options, tensor.weight_decay)});
+    pointers.push_back(
+        {tensor.master.data_ptr<T>(), tensor.exp_avg.data_ptr<T>(), tensor.exp_avg_sq.data_ptr<T>(),
+         copy.defined() && copy.scalar_type() == tensor.master.scalar_type() ? copy.data_ptr<T>() : nullptr,
+         tensor.gradient.const_data_ptr<T>(),
+         copy.defined() && copy.scalar_type() == at::kBFloat16 ? copy.data_ptr<c10::BFloat16>() : nullptr,
+         step_options<typename CpuKernels<T>::Adamw>(options, tensor.weight_decay)});
     sizes.push_back(tensor.master.numel());
   }
   const std::vector<Chunk> chunks = chunks_of(sizes);
@@ -111,8 +112,9 @@ void step_by_aten(const AdamwTensor& tensor, const AdamwOptions& options) {
 void step_on_cuda(const CudaKernels& kernels, const AdamwTensor& tensor, const AdamwOptions& options) {
   const bool fits = tensor.compute.defined() &&
                     (tensor.compute.scalar_type() == at::kBFloat16 || tensor.compute.scalar_type() == at::kFloat);
-  kernels.adamw(tensor.master.data_ptr<float>(), tensor.gradient.const_data_ptr<float>(), tensor.exp_avg.data_ptr<float>(),
-                tensor.exp_avg_sq.data_ptr<float>(), fits ? tensor.compute.data_ptr() : nullptr,
+  kernels.adamw(tensor.master.data_ptr<float>(), tensor.gradient.const_data_ptr<float>(),
+                tensor.exp_avg.data_ptr<float>(), tensor.exp_avg_sq.data_ptr<float>(),
+                fits ? tensor.compute.data_ptr() : nullptr,
                 fits && tensor.compute.scalar_type() == at::kBFloat16 ? CudaType::kBfloat16 : CudaType::kFloat,
                 step_options<CudaAdamw>(options, tensor.weight_decay), tensor.master.numel());
   if (tensor.compute.defined() && !fits) tensor.compute.copy_(tensor.master);

@@ -1,7 +1,7 @@
 // Legend: T query rows, L key rows, H heads, d head size; B segments of a run, S rows of each.
 //
-// The zero rows after a segment's keys (score 0, value 0, weight w together) need no kernel of their own. From a library
-// attention that returns the output O and the logarithm of the softmax's denominator, lse:
+// The zero rows after a segment's keys (score 0, value 0, weight w together) need no kernel of their own. From a
+// library attention that returns the output O and the logarithm of the softmax's denominator, lse:
 //   lse' = log(exp(lse) + w),  O' = O exp(lse - lse').
 // Backward recomputes P = exp(score - lse) and delta = rowsum(dO * O), so the library's backward, given O' and lse', is
 // already that of the longer softmax.
@@ -89,8 +89,7 @@ std::array<at::Tensor, 3> plain_backward(const at::Tensor& grad, const at::Tenso
     const std::int64_t count = std::min(block, q_BHSd.size(2) - begin);
     const at::Tensor q = widened(q_BHSd.narrow(2, begin, count)) * scale;
     const at::Tensor grad_out = widened(grad.narrow(2, begin, count));
-    const at::Tensor weights =
-        (at::matmul(q, k.transpose(-2, -1)) - lse.narrow(2, begin, count).unsqueeze(-1)).exp_();
+    const at::Tensor weights = (at::matmul(q, k.transpose(-2, -1)) - lse.narrow(2, begin, count).unsqueeze(-1)).exp_();
     const at::Tensor delta = (grad_out * out.narrow(2, begin, count)).sum(-1, true);
     const at::Tensor grad_scores = (at::matmul(grad_out, v.transpose(-2, -1)) - delta).mul_(weights);
     grad_v.add_(at::matmul(weights.transpose(-2, -1), grad_out));
@@ -113,8 +112,8 @@ std::array<at::Tensor, 3> run_backward(const at::Tensor& grad, const at::Tensor&
                                        const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                                        double scale) {
   if (!q.is_cpu()) return plain_backward(grad, q, k, v, out, lse, scale);
-  auto [grad_q, grad_k, grad_v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-      grad, q, k, v, out, lse, 0.0, false, std::nullopt, scale);
+  auto [grad_q, grad_k, grad_v] = at::_scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0,
+                                                                                           false, std::nullopt, scale);
   return {grad_q, grad_k, grad_v};
 }
 
@@ -132,7 +131,8 @@ struct AttentionByRuns : torch::autograd::Function<AttentionByRuns> {
     std::int64_t covered = 0;
     for (const Run& run : runs) covered += run.count * run.q_length;
     const at::TensorOptions options = q_THd.options();
-    const at::Tensor out = covered == q_THd.size(0) ? at::empty(q_THd.sizes(), options) : at::zeros(q_THd.sizes(), options);
+    const at::Tensor out =
+        covered == q_THd.size(0) ? at::empty(q_THd.sizes(), options) : at::zeros(q_THd.sizes(), options);
     variable_list saved{q_THd, k_LHd, v_LHd, out};
     for (const Run& run : runs) {
       auto [part, lse] = run_forward(q_rows(q_THd, run), kv_rows(k_LHd, run), kv_rows(v_LHd, run), scale);
@@ -198,9 +198,9 @@ struct PackedFlashAttention : torch::autograd::Function<PackedFlashAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_THd, const at::Tensor& k_LHd,
                             const at::Tensor& v_LHd, const Segments& q_segments, const Segments& kv_segments,
                             std::int64_t total_keys) {
-    auto [out, lse_HT, rng_state, unused, debug] = at::_flash_attention_forward(
-        q_THd, k_LHd, v_LHd, q_segments.cu_seqlens, kv_segments.cu_seqlens, q_segments.max_length,
-        kv_segments.max_length, 0.0, false, false);
+    auto [out, lse_HT, rng_state, unused, debug] =
+        at::_flash_attention_forward(q_THd, k_LHd, v_LHd, q_segments.cu_seqlens, kv_segments.cu_seqlens,
+                                     q_segments.max_length, kv_segments.max_length, 0.0, false, false);
     if (lse_HT.dim() != 2 || lse_HT.size(1) != q_THd.size(0)) {
       throw InternalError("packed_attention: got lse {}, want heads x rows", fmt::join(lse_HT.sizes(), "x"));
     }

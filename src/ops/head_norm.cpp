@@ -52,10 +52,10 @@ at::Tensor backward_on_cpu(const at::Tensor& grad_THd, const at::Tensor& x_THPd,
       const std::int64_t begin = block * kRowsPerBlock;
       const std::int64_t count = std::min(kRowsPerBlock, rows - begin);
       cpu_kernels<T>().head_norm_backward(
-          grad_THd.const_data_ptr<T>() + begin * p.heads * p.d, x_THPd.const_data_ptr<T>() + p.offset + begin * p.stride,
-          weight.const_data_ptr<T>(), rstd.const_data_ptr<T>() + begin * p.heads,
-          grad_x_THPd.data_ptr<T>() + p.offset + begin * p.stride, partial.data_ptr<T>() + block * p.d, count, p.heads,
-          p.d, p.stride, p.head_stride);
+          grad_THd.const_data_ptr<T>() + begin * p.heads * p.d,
+          x_THPd.const_data_ptr<T>() + p.offset + begin * p.stride, weight.const_data_ptr<T>(),
+          rstd.const_data_ptr<T>() + begin * p.heads, grad_x_THPd.data_ptr<T>() + p.offset + begin * p.stride,
+          partial.data_ptr<T>() + block * p.d, count, p.heads, p.d, p.stride, p.head_stride);
     }
   });
   return partial.sum(0);
@@ -63,9 +63,10 @@ at::Tensor backward_on_cpu(const at::Tensor& grad_THd, const at::Tensor& x_THPd,
 
 struct SplitHeadsNorm : torch::autograd::Function<SplitHeadsNorm> {
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_TC,
-                                                at::TensorList weights, std::int64_t num_heads,
-                                                std::int64_t num_parts, double eps) {
-    const at::Tensor x_THPd = x_TC.detach().contiguous().view({x_TC.size(0), num_heads, num_parts, x_TC.size(1) / (num_heads * num_parts)});
+                                                at::TensorList weights, std::int64_t num_heads, std::int64_t num_parts,
+                                                double eps) {
+    const at::Tensor x_THPd =
+        x_TC.detach().contiguous().view({x_TC.size(0), num_heads, num_parts, x_TC.size(1) / (num_heads * num_parts)});
     torch::autograd::variable_list outputs, saved{x_THPd};
     for (std::int64_t part = 0; part < num_parts; ++part) {
       const at::Tensor part_THd = x_THPd.select(2, part);

@@ -34,8 +34,12 @@ CudaType cuda_type(const at::Tensor& x) {
 }
 
 CudaRow cuda_row(const at::Tensor& x_TD, const at::Tensor& modulation_ND, const Segments& segments) {
-  return {segments.cu_seqlens.const_data_ptr<std::int32_t>(), segments.num_segments(), segments.max_length, x_TD.size(0),
-          x_TD.size(1), modulation_ND.stride(0)};
+  return {segments.cu_seqlens.const_data_ptr<std::int32_t>(),
+          segments.num_segments(),
+          segments.max_length,
+          x_TD.size(0),
+          x_TD.size(1),
+          modulation_ND.stride(0)};
 }
 
 // Pieces of segments, the unit of work of a thread and of the sums.
@@ -99,11 +103,10 @@ void norm_modulate_on_cpu(const at::Tensor& x, const at::Tensor& shift, const at
                           const at::Tensor& rstd) {
   const std::int64_t width = x.size(1);
   for_blocks(row_blocks(segments), [&](const RowBlock& block, std::int64_t) {
-    cpu_kernels<T>().norm_modulate(x.const_data_ptr<T>() + block.begin * width,
-                                   shift.const_data_ptr<T>() + block.segment * shift.stride(0),
-                                   scale.const_data_ptr<T>() + block.segment * scale.stride(0),
-                                   out.data_ptr<T>() + block.begin * width, mean.data_ptr<T>() + block.begin,
-                                   rstd.data_ptr<T>() + block.begin, block.count, width, eps);
+    cpu_kernels<T>().norm_modulate(
+        x.const_data_ptr<T>() + block.begin * width, shift.const_data_ptr<T>() + block.segment * shift.stride(0),
+        scale.const_data_ptr<T>() + block.segment * scale.stride(0), out.data_ptr<T>() + block.begin * width,
+        mean.data_ptr<T>() + block.begin, rstd.data_ptr<T>() + block.begin, block.count, width, eps);
   });
 }
 
@@ -150,7 +153,8 @@ at::Tensor norm_modulate_backward_by_aten(const at::Tensor& grad, const at::Tens
     const std::int64_t begin = segments.offsets[static_cast<std::size_t>(i)];
     const std::int64_t length = segments.length(i);
     const at::Tensor inverse = rstd.narrow(0, begin, length).unsqueeze(1);
-    const at::Tensor normed = (x.narrow(0, begin, length).to(wide_dtype) - mean.narrow(0, begin, length).unsqueeze(1)) * inverse;
+    const at::Tensor normed =
+        (x.narrow(0, begin, length).to(wide_dtype) - mean.narrow(0, begin, length).unsqueeze(1)) * inverse;
     const at::Tensor grad_rows = grad.narrow(0, begin, length).to(wide_dtype);
     sums[0][i].copy_(grad_rows.sum(0));
     sums[1][i].copy_((grad_rows * normed).sum(0));
@@ -170,8 +174,9 @@ struct NormModulate : torch::autograd::Function<NormModulate> {
     const at::Tensor rstd = at::empty_like(mean);
     switch (path_for(x)) {
       case Path::kCpu:
-        (x.scalar_type() == at::kFloat ? norm_modulate_on_cpu<float> : norm_modulate_on_cpu<double>)(
-            x, shift_ND, scale_ND, segments, eps, out, mean, rstd);
+        (x.scalar_type() == at::kFloat
+             ? norm_modulate_on_cpu<float>
+             : norm_modulate_on_cpu<double>)(x, shift_ND, scale_ND, segments, eps, out, mean, rstd);
         zero_padding(out, segments);
         break;
       case Path::kCuda:
@@ -198,20 +203,19 @@ struct NormModulate : torch::autograd::Function<NormModulate> {
     at::Tensor sums;
     switch (path_for(x)) {
       case Path::kCpu:
-        sums = (x.scalar_type() == at::kFloat ? norm_modulate_backward_on_cpu<float>
-                                              : norm_modulate_backward_on_cpu<double>)(grad, x, scale, mean, rstd,
-                                                                                       segments, grad_x);
+        sums = (x.scalar_type() == at::kFloat
+                    ? norm_modulate_backward_on_cpu<float>
+                    : norm_modulate_backward_on_cpu<double>)(grad, x, scale, mean, rstd, segments, grad_x);
         zero_padding(grad_x, segments);
         break;
       case Path::kCuda: {
         const CudaRow row = cuda_row(x, scale, segments);
         sums = at::zeros({2, segments.num_segments(), x.size(1)}, mean.options());
         const at::Tensor partial = at::empty({cuda_partial_size(row)}, mean.options());
-        cuda_kernels()->norm_modulate_backward(cuda_type(x), row, grad.const_data_ptr(), x.const_data_ptr(),
-                                               scale.const_data_ptr(), mean.const_data_ptr<float>(),
-                                               rstd.const_data_ptr<float>(), grad_x.data_ptr(),
-                                               sums[0].data_ptr<float>(), sums[1].data_ptr<float>(),
-                                               partial.data_ptr<float>());
+        cuda_kernels()->norm_modulate_backward(
+            cuda_type(x), row, grad.const_data_ptr(), x.const_data_ptr(), scale.const_data_ptr(),
+            mean.const_data_ptr<float>(), rstd.const_data_ptr<float>(), grad_x.data_ptr(), sums[0].data_ptr<float>(),
+            sums[1].data_ptr<float>(), partial.data_ptr<float>());
         break;
       }
       case Path::kAten:
@@ -245,10 +249,10 @@ at::Tensor gate_residual_backward_on_cpu(const at::Tensor& grad, const at::Tenso
   const at::Tensor partial = at::empty({static_cast<std::int64_t>(blocks.size()), 1, width}, branch.options());
   for_blocks(blocks, [&](const RowBlock& block, std::int64_t i) {
     const std::int64_t at = block.begin * width;
-    cpu_kernels<T>().gate_residual_backward(
-        grad.const_data_ptr<T>() + at, gate.const_data_ptr<T>() + block.segment * gate.stride(0),
-        branch.const_data_ptr<T>() + at, grad_branch.data_ptr<T>() + at, partial.data_ptr<T>() + i * width, block.count,
-        width);
+    cpu_kernels<T>().gate_residual_backward(grad.const_data_ptr<T>() + at,
+                                            gate.const_data_ptr<T>() + block.segment * gate.stride(0),
+                                            branch.const_data_ptr<T>() + at, grad_branch.data_ptr<T>() + at,
+                                            partial.data_ptr<T>() + i * width, block.count, width);
   });
   return sum_blocks(partial, blocks, segments.num_segments())[0];
 }
@@ -258,13 +262,15 @@ void gate_residual_by_aten(const at::Tensor& x, const at::Tensor& gate, const at
   for (std::int64_t i = 0; i < segments.num_segments(); ++i) {
     const std::int64_t begin = segments.offsets[static_cast<std::size_t>(i)];
     at::Tensor target = out.narrow(0, begin, segments.length(i));
-    at::addcmul_out(target, x.narrow(0, begin, segments.length(i)), branch.narrow(0, begin, segments.length(i)), gate[i]);
+    at::addcmul_out(target, x.narrow(0, begin, segments.length(i)), branch.narrow(0, begin, segments.length(i)),
+                    gate[i]);
   }
 }
 
 at::Tensor gate_residual_backward_by_aten(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& branch,
                                           const Segments& segments, const at::Tensor& grad_branch) {
-  const at::Tensor sums = at::zeros({segments.num_segments(), branch.size(1)}, branch.options().dtype(wide_type(branch)));
+  const at::Tensor sums =
+      at::zeros({segments.num_segments(), branch.size(1)}, branch.options().dtype(wide_type(branch)));
   for (std::int64_t i = 0; i < segments.num_segments(); ++i) {
     const std::int64_t begin = segments.offsets[static_cast<std::size_t>(i)];
     const at::Tensor grad_rows = grad.narrow(0, begin, segments.length(i));
@@ -316,7 +322,7 @@ struct GateResidual : torch::autograd::Function<GateResidual> {
                                              branch.const_data_ptr(), grad_branch.data_ptr(),
                                              grad_gate.data_ptr<float>(), partial.data_ptr<float>());
     } else {
-      const auto backward_of = path == Path::kAten                     ? gate_residual_backward_by_aten
+      const auto backward_of = path == Path::kAten                  ? gate_residual_backward_by_aten
                                : branch.scalar_type() == at::kFloat ? gate_residual_backward_on_cpu<float>
                                                                     : gate_residual_backward_on_cpu<double>;
       grad_gate = backward_of(grad, gate, branch, segments, grad_branch);

@@ -1,6 +1,6 @@
 #pragma once
-// at::parallel_for runs on one thread in code that is compiled without OpenMP, silently, and OpenMP flags do not go with
-// the shared precompiled header. So the loop over threads lives in one file of its own.
+// at::parallel_for runs on one thread in code that is compiled without OpenMP, silently, and OpenMP flags do not go
+// with the shared precompiled header. So the loop over threads lives in one file of its own.
 #include <cstdint>
 #include <functional>
 

@@ -22,7 +22,8 @@ void fill_on_cpu(const at::Tensor& out, std::uint64_t seed, std::uint64_t n, Pur
 
 void philox_normal_(at::Tensor& out, std::uint64_t seed, std::uint64_t n, Purpose purpose, std::uint64_t first) {
   if (out.scalar_type() != at::kFloat || !out.is_contiguous()) {
-    throw InternalError("philox_normal_: got a {} tensor, want a contiguous float tensor", c10::toString(out.scalar_type()));
+    throw InternalError("philox_normal_: got a {} tensor, want a contiguous float tensor",
+                        c10::toString(out.scalar_type()));
   }
   if (out.is_cpu()) {
     fill_on_cpu(out, seed, n, purpose, first);

@@ -26,8 +26,7 @@ Dit busy_model(const DitConfig& config, at::ScalarType dtype = at::kDouble) {
     at::Tensor noise = at::empty(tensor.sizes(), at::kDouble);
     const auto stream = fnv1a64(name);
     for (std::int64_t i = 0; i < noise.numel(); ++i) {
-      noise.data_ptr<double>()[i] =
-          philox_uniform(3, stream, static_cast<std::uint64_t>(i), Purpose::kParameter) - 0.5;
+      noise.data_ptr<double>()[i] = philox_uniform(3, stream, static_cast<std::uint64_t>(i), Purpose::kParameter) - 0.5;
     }
     values.back().second += noise * 0.2;
   }
@@ -192,7 +191,8 @@ TEST(Dit, RefusesWeightsOfAnotherModelAndNamesThem) {
     FAIL();
   } catch (const CheckpointError& error) {
     const std::string text = error.what();
-    EXPECT_NE(text.find("decoder.layers.0.cross_attention.linear_proj.weight is 3, want 48x48"), std::string::npos) << text;
+    EXPECT_NE(text.find("decoder.layers.0.cross_attention.linear_proj.weight is 3, want 48x48"), std::string::npos)
+        << text;
     EXPECT_NE(text.find("decoder.layers.7.surplus is unknown"), std::string::npos) << text;
     EXPECT_NE(text.find("decoder.layers.0.cross_attention.linear_q.weight is missing"), std::string::npos) << text;
     EXPECT_NE(text.find("got 3 tensors"), std::string::npos) << text;
@@ -202,7 +202,8 @@ TEST(Dit, RefusesWeightsOfAnotherModelAndNamesThem) {
 
 TEST(Dit, PositionsBeyondDfmsTableHaveCodesOfTheirOwn) {
   PositionCodes codes(48, at::kDouble, at::kCPU);
-  const at::Tensor near = at::tensor({1, 2, 3}, at::kLong).view({1, 3}), far = at::tensor({40, 90, 100}, at::kLong).view({1, 3});
+  const at::Tensor near = at::tensor({1, 2, 3}, at::kLong).view({1, 3}),
+                   far = at::tensor({40, 90, 100}, at::kLong).view({1, 3});
   const at::Tensor before = codes.lookup(near);
   const at::Tensor code = codes.lookup(far);
   EXPECT_NEAR(code[0][0].item<double>(), std::sin(40.0), 1e-12);

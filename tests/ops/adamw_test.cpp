@@ -16,7 +16,7 @@ using test::random_tensor;
 AdamwTensor state(std::int64_t size, at::ScalarType dtype, at::ScalarType copy, std::uint64_t seed) {
   const auto options = at::TensorOptions(dtype);
   return {random_tensor({size}, dtype, seed), random_tensor({size}, dtype, seed + 1), at::zeros({size}, options),
-          at::zeros({size}, options), at::zeros({size}, options.dtype(copy)), seed % 2 == 0 ? 0.1 : 0.0};
+          at::zeros({size}, options),         at::zeros({size}, options.dtype(copy)), seed % 2 == 0 ? 0.1 : 0.0};
 }
 
 // The formula in double, one number at a time.
@@ -40,7 +40,8 @@ TEST(Adamw, FollowsItsFormulaAndWritesTheComputeCopy) {
       v[p.size() - 1].resize(p.back().size());
     }
     for (std::int64_t step = 1; step <= 3; ++step) {
-      const AdamwOptions options{.lr = 0.01, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .step = step, .gradient_scale = 0.5};
+      const AdamwOptions options{
+          .lr = 0.01, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .step = step, .gradient_scale = 0.5};
       adamw_step(tensors, options);
       for (std::size_t i = 0; i < tensors.size(); ++i) {
         const at::Tensor gradient = tensors[i].gradient.to(at::kDouble);

@@ -17,10 +17,10 @@ struct Shape {
 };
 const std::vector<Shape>& shapes() {
   static const std::vector<Shape> all{
-      {{7, 7, 7, 3, 3, 1}, {7, 7, 7, 3, 3, 1}, -1},    // self-attention with runs of equal lengths
-      {{40, 36, 36, 5}, {3, 3, 3, 0}, 512},            // text, one dropped
-      {{5, 0, 4}, {2, 6, 8}, 8},                       // no queries; a text that fills all rows
-      {{4, 3}, {0, 0}, 512},                           // nobody has text
+      {{7, 7, 7, 3, 3, 1}, {7, 7, 7, 3, 3, 1}, -1},  // self-attention with runs of equal lengths
+      {{40, 36, 36, 5}, {3, 3, 3, 0}, 512},          // text, one dropped
+      {{5, 0, 4}, {2, 6, 8}, 8},                     // no queries; a text that fills all rows
+      {{4, 3}, {0, 0}, 512},                         // nobody has text
   };
   return all;
 }

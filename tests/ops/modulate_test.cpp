@@ -21,7 +21,8 @@ constexpr std::int64_t kTokens = 44, kPadding = 2, kWidth = 24;
 // x, and two modulation tensors that are views with a distance between their rows.
 Inputs inputs(at::ScalarType dtype) {
   const at::Tensor modulation = random_tensor({4, 3, kWidth}, dtype, 2);
-  return {random_tensor({kTokens + kPadding, kWidth}, dtype, 1) * 3 + 1, modulation.select(1, 0), modulation.select(1, 2)};
+  return {random_tensor({kTokens + kPadding, kWidth}, dtype, 1) * 3 + 1, modulation.select(1, 0),
+          modulation.select(1, 2)};
 }
 
 at::Tensor norm(const Inputs& x) { return norm_modulate(x[0], x[1], x[2], segments(), 1e-5); }
@@ -33,7 +34,8 @@ Inputs gate_inputs(at::ScalarType dtype) {
           random_tensor({kTokens + kPadding, kWidth}, dtype, 3)};
 }
 
-void expect_same(const test::Operation& op, const test::Operation& reference, const Inputs& exact, at::ScalarType dtype) {
+void expect_same(const test::Operation& op, const test::Operation& reference, const Inputs& exact,
+                 at::ScalarType dtype) {
   Inputs rounded;
   for (const at::Tensor& input : exact) rounded.push_back(input.to(dtype));
   const double tolerance = dtype == at::kBFloat16 ? 1e-2 : test::tolerance(dtype).forward;

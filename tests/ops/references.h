@@ -40,8 +40,7 @@ inline at::Tensor attention_reference(const at::Tensor& q, const at::Tensor& k, 
       return at::constant_pad_nd(x.narrow(0, kv_segments.offsets[at], length), {0, 0, 0, 0, 0, more}).transpose(0, 1);
     };
     const at::Tensor query = q.narrow(0, q_segments.offsets[at], q_segments.length(i)).transpose(0, 1);
-    const at::Tensor scores =
-        at::matmul(query, keys_of(k).transpose(1, 2)) / std::sqrt(static_cast<double>(q.size(2)));
+    const at::Tensor scores = at::matmul(query, keys_of(k).transpose(1, 2)) / std::sqrt(static_cast<double>(q.size(2)));
     outputs.push_back(at::matmul(scores.softmax(-1), keys_of(v)).transpose(0, 1));
   }
   return at::constant_pad_nd(at::cat(outputs), {0, 0, 0, 0, 0, q.size(0) - q_segments.num_tokens()});

@@ -1,6 +1,6 @@
 #pragma once
-// The one table of tolerances: largest difference over largest value of the reference. An override needs a comment with the error
-// that was measured.
+// The one table of tolerances: largest difference over largest value of the reference. An override needs a comment with
+// the error that was measured.
 #include <ATen/ATen.h>
 
 namespace dfm::test {
@@ -12,9 +12,12 @@ struct Tolerance {
 };
 inline Tolerance tolerance(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kDouble: return {1e-11, 1e-11, 1e-11};
-    case at::kFloat: return {1e-5, 1e-5, 3e-5};
-    default: return {3e-2, 3e-2, 3e-2};
+    case at::kDouble:
+      return {1e-11, 1e-11, 1e-11};
+    case at::kFloat:
+      return {1e-5, 1e-5, 3e-5};
+    default:
+      return {3e-2, 3e-2, 3e-2};
   }
 }
 

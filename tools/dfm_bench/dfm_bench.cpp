@@ -1,6 +1,6 @@
-// dfm_bench step [--layers 4 --hidden 192 ...]: times training steps of a DiT on invented samples, half of them pictures
-// and half clips, with the code that `dfm train` runs. The defaults are the demo's model. One JSON object on stdout.
-// peer_step.py times the same model in PyTorch; `compare` runs both in turn.
+// dfm_bench step [--layers 4 --hidden 192 ...]: times training steps of a DiT on invented samples, half of them
+// pictures and half clips, with the code that `dfm train` runs. The defaults are the demo's model. One JSON object on
+// stdout. peer_step.py times the same model in PyTorch; `compare` runs both in turn.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -71,9 +71,7 @@ dfm::data::LoadedStep make_step(const Options& options, std::int64_t first_posit
 }
 
 // Work on a GPU goes on after the call: reading a value waits for it.
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 int run_step(const Options& options) {
   const at::Device device = dfm::ops::select_device(options.device, 0);
@@ -84,10 +82,8 @@ int run_step(const Options& options) {
   dfm::train::Optimizer optimizer(model.parameters(), {.clip_grad = 1.0});
   dfm::diffusion::DiffusionConfig diffusion;
   diffusion.text_dropout = 0;  // the list of lengths has a dropped one: each step is the same work
-  dfm::train::RowBuilder builder(config, {.diffusion = diffusion,
-                                          .device = device,
-                                          .compute_dtype = dtype,
-                                          .has_padding = device.is_cuda()});
+  dfm::train::RowBuilder builder(
+      config, {.diffusion = diffusion, .device = device, .compute_dtype = dtype, .has_padding = device.is_cuda()});
   std::vector<double> total, built, ran, updated;
   double loss = 0;
   for (std::int64_t i = 0; i < options.warmup + options.steps; ++i) {
@@ -114,10 +110,11 @@ int run_step(const Options& options) {
     return *middle * 1e3;
   };
   const double fastest_ms = *std::min_element(total.begin(), total.end()) * 1e3;
-  fmt::print("{{\"name\": \"dfm\", \"device\": \"{}\", \"precision\": \"{}\", \"step_ms\": {:.3f}, \"fastest_ms\": {:.3f}, "
-             "\"row_ms\": {:.3f}, \"forward_backward_ms\": {:.3f}, \"optimizer_ms\": {:.3f}, \"loss\": {:.6f}}}\n",
-             dfm::ops::describe_device(device), options.precision, median_ms(total), fastest_ms, median_ms(built),
-             median_ms(ran), median_ms(updated), loss);
+  fmt::print(
+      "{{\"name\": \"dfm\", \"device\": \"{}\", \"precision\": \"{}\", \"step_ms\": {:.3f}, \"fastest_ms\": {:.3f}, "
+      "\"row_ms\": {:.3f}, \"forward_backward_ms\": {:.3f}, \"optimizer_ms\": {:.3f}, \"loss\": {:.6f}}}\n",
+      dfm::ops::describe_device(device), options.precision, median_ms(total), fastest_ms, median_ms(built),
+      median_ms(ran), median_ms(updated), loss);
   return 0;
 }
 
@@ -132,7 +129,8 @@ int main(int argc, char** argv) {
   step->add_option("--hidden", options.hidden, "Width");
   step->add_option("--heads", options.heads, "Attention heads");
   step->add_option("--text-width", options.text_width, "Width of the text rows");
-  step->add_option("--samples", options.samples, "Samples a step: half clips, half pictures")->check(CLI::PositiveNumber);
+  step->add_option("--samples", options.samples, "Samples a step: half clips, half pictures")
+      ->check(CLI::PositiveNumber);
   step->add_option("--side", options.side, "Latent height and width, even");
   step->add_option("--frames", options.frames, "Latent frames of a clip");
   step->add_option("--warmup", options.warmup, "Steps before the clock starts");

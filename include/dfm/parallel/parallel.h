@@ -1,6 +1,6 @@
 #pragma once
-// What a model knows about the ranks it is spread over: a value to hand on. On a group of one (the default) every region
-// operation is the identity, so model code has no branches on it.
+// What a model knows about the ranks it is spread over: a value to hand on. On a group of one (the default) every
+// region operation is the identity, so model code has no branches on it.
 namespace dfm::parallel {
 
 struct Group {

@@ -54,8 +54,8 @@ struct Dit::Parts {
 };
 
 Dit::Dit(const DitConfig& config, at::ScalarType dtype, at::Device device, std::uint64_t seed) {
-  parts_ = std::make_unique<Parts>(
-      Parts{config, dtype, device, initial_parameters(config, dtype, device, seed), {}, {}, {}, {}, {}, {}, {}, {}, {}, {}});
+  parts_ = std::make_unique<Parts>(Parts{
+      config, dtype, device, initial_parameters(config, dtype, device, seed), {}, {}, {}, {}, {}, {}, {}, {}, {}, {}});
   Parts& parts = *parts_;
   for (auto& [name, tensor] : parts.parameters) {
     tensor.set_requires_grad(true);
@@ -113,9 +113,10 @@ void Dit::load(const NamedTensors& tensors, const std::string& where) {
       problems.resize(kMost);
       problems.push_back(fmt::format("and {} more", count - kMost));
     }
-    throw CheckpointError("weights: got {} tensors that do not fit the model: {} ({}); hint: the model section must be "
-                          "that of the checkpoint",
-                          count, fmt::join(problems, "; "), where);
+    throw CheckpointError(
+        "weights: got {} tensors that do not fit the model: {} ({}); hint: the model section must be "
+        "that of the checkpoint",
+        count, fmt::join(problems, "; "), where);
   }
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : given) parts_->by_name.at(name).copy_(tensor);
@@ -170,8 +171,7 @@ at::Tensor Dit::forward(const DitInput& input, Trace* trace) const {
                         fmt::join(input.text_LE.sizes(), "x"), num_segments);
   }
   const at::Tensor condition_ND = at::silu(parts.condition(input, trace));
-  at::Tensor x_TD =
-      at::linear(input.x_TC, parts.x_weight, parts.x_bias) + parts.positions->lookup(input.position_T3);
+  at::Tensor x_TD = at::linear(input.x_TC, parts.x_weight, parts.x_bias) + parts.positions->lookup(input.position_T3);
   if (trace != nullptr) trace->tensors.emplace_back("embed", x_TD);
   for (std::size_t i = 0; i < parts.layers.size(); ++i) x_TD = parts.run_layer(i, x_TD, condition_ND, input, trace);
   return at::linear(x_TD, parts.final_weight, parts.final_bias);

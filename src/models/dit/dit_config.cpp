@@ -34,9 +34,9 @@ double dit_flops(const DitConfig& config, const std::vector<std::int64_t>& token
   for (std::size_t i = 0; i < token_lengths.size(); ++i) {
     const auto n = static_cast<double>(token_lengths[i]);
     const auto rows = static_cast<double>(text_lengths[i]);
-    of_layer += 14 * n * d * d + 2 * n * n * d;             // linears, self-attention
-    of_layer += 2 * rows * e * d + 2 * n * rows * d;        // text: keys and values, attention
-    of_layer += kAdaLnWidth * d + kAdaLnWidth * 9 * d;      // modulation
+    of_layer += 14 * n * d * d + 2 * n * n * d;         // linears, self-attention
+    of_layer += 2 * rows * e * d + 2 * n * rows * d;    // text: keys and values, attention
+    of_layer += kAdaLnWidth * d + kAdaLnWidth * 9 * d;  // modulation
     of_ends += 2 * n * c * d + 2 * d * d + 2 * kFpsWidth * kFpsWidth;
   }
   constexpr double kPerMultiplyAdd = 2, kForwardAndBackward = 3;

@@ -39,7 +39,8 @@ PositionCodes::PositionCodes(std::int64_t hidden_size, at::ScalarType dtype, at:
 
 void PositionCodes::grow(at::Tensor& table, std::int64_t count, std::int64_t width) const {
   if (table.defined() && table.size(0) >= count) return;
-  const auto rounded = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(count, 16))));
+  const auto rounded =
+      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(count, 16))));
   table = axis_codes(rounded, width).to(dtype_).to(device_);
 }
 

@@ -19,7 +19,8 @@ std::vector<ParameterSpec> dit_parameter_specs(const DitConfig& config);
 
 std::string layer_prefix(std::int64_t layer);  // "decoder.layers.3."
 
-// Files' names to the model's: `module.` taken off, stacked layers taken apart, what DFM stores beside weights left out.
+// Files' names to the model's: `module.` taken off, stacked layers taken apart, what DFM stores beside weights left
+// out.
 NamedTensors to_model_names(const NamedTensors& tensors);
 
 }  // namespace dfm::models

@@ -1,5 +1,5 @@
-// Compiled several times, with DFM_SIMD naming the instruction set. Nothing from the standard library's templates may be
-// used here: the linker would keep one copy of them, perhaps one that this machine cannot run.
+// Compiled several times, with DFM_SIMD naming the instruction set. Nothing from the standard library's templates may
+// be used here: the linker would keep one copy of them, perhaps one that this machine cannot run.
 #include "ops/cpu_kernels.h"
 
 #include <math.h>

@@ -4,9 +4,21 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 
 namespace dfm::ops {
+namespace {
+
+// A thread that waits for work by spinning takes its core from any other process: with one beside it, two threads are
+// slower than one. libgomp reads how to wait when it is loaded, so the default is set before that: functions in this
+// section run before the constructors of shared libraries. What the user has set stays.
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+void wait_passively(int /*argc*/, char** /*argv*/, char** /*environment*/) { ::setenv("OMP_WAIT_POLICY", "passive", 0); }
+__attribute__((section(".preinit_array"), used)) void (*const kWaitPassively)(int, char**, char**) = wait_passively;
+#endif
+
+}  // namespace
 
 void parallel_for(std::int64_t size, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& body) {
   if (size <= 0) return;

@@ -11,8 +11,8 @@ __global__ void adamw_kernel(float* master, const float* gradient, float* exp_av
     const float grad = gradient[i] * o.gradient_scale;
     const float average = o.beta1 * exp_avg[i] + (1.0F - o.beta1) * grad;
     const float square = o.beta2 * exp_avg_sq[i] + (1.0F - o.beta2) * grad * grad;
-    const float value = master[i] * (1.0F - o.lr_decay) -
-                        o.step_size * average / (sqrtf(square) * o.inverse_root_correction + o.eps);
+    const float value =
+        master[i] * (1.0F - o.lr_decay) - o.step_size * average / (sqrtf(square) * o.inverse_root_correction + o.eps);
     exp_avg[i] = average;
     exp_avg_sq[i] = square;
     master[i] = value;

@@ -134,7 +134,8 @@ __global__ void partial_sums_kernel(CudaRow row, const T* grad_out, const T* x, 
     sums.x += scratch[lane][threadIdx.x].x;
     sums.y += scratch[lane][threadIdx.x].y;
   }
-  float* const target = partial + 2 * ((static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y) * row.width + column);
+  float* const target =
+      partial + 2 * ((static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y) * row.width + column);
   target[0] = sums.x;
   target[1] = sums.y;
 }
@@ -164,8 +165,8 @@ void segment_sums(const CudaRow& row, const T* grad_out, const T* x, const float
   partial_sums_kernel<<<dim3(blocks_for(row.width, kColumns), row_blocks, segments), dim3(kColumns, kRowLanes), 0,
                         stream()>>>(row, grad_out, x, mean, rstd, partial);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  total_sums_kernel<<<dim3(blocks_for(row.width, kThreads), segments), kThreads, 0, stream()>>>(row, row_blocks, partial,
-                                                                                               sum, dot);
+  total_sums_kernel<<<dim3(blocks_for(row.width, kThreads), segments), kThreads, 0, stream()>>>(row, row_blocks,
+                                                                                                partial, sum, dot);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -177,7 +178,8 @@ __global__ void gate_residual_kernel(CudaRow row, const T* x, const T* gate, con
   const bool is_padding = segment == row.num_segments;
   for (std::int64_t i = threadIdx.x; i < row.width; i += blockDim.x) {
     const std::int64_t at = index * row.width + i;
-    out[at] = is_padding ? x[at] : narrowed<T>(widen(x[at]) + widen(gate[segment * row.stride + i]) * widen(branch[at]));
+    out[at] =
+        is_padding ? x[at] : narrowed<T>(widen(x[at]) + widen(gate[segment * row.stride + i]) * widen(branch[at]));
   }
 }
 
@@ -188,8 +190,7 @@ __global__ void gate_backward_kernel(CudaRow row, const T* grad_out, const T* ga
   const bool is_padding = segment == row.num_segments;
   for (std::int64_t i = threadIdx.x; i < row.width; i += blockDim.x) {
     const std::int64_t at = index * row.width + i;
-    grad_branch[at] =
-        narrowed<T>(is_padding ? 0.0F : widen(grad_out[at]) * widen(gate[segment * row.stride + i]));
+    grad_branch[at] = narrowed<T>(is_padding ? 0.0F : widen(grad_out[at]) * widen(gate[segment * row.stride + i]));
   }
 }
 
@@ -237,7 +238,8 @@ void gate_residual(CudaType type, const CudaRow& row, const void* x, const void*
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     gate_residual_kernel<<<static_cast<unsigned>(row.num_rows), kThreads, 0, stream()>>>(
-        row, static_cast<const T*>(x), static_cast<const T*>(gate), static_cast<const T*>(branch), static_cast<T*>(out));
+        row, static_cast<const T*>(x), static_cast<const T*>(gate), static_cast<const T*>(branch),
+        static_cast<T*>(out));
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
