@@ -14,7 +14,9 @@ namespace {
 // slower than one. libgomp reads how to wait when it is loaded, so the default is set before that: functions in this
 // section run before the constructors of shared libraries. What the user has set stays.
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
-void wait_passively(int /*argc*/, char** /*argv*/, char** /*environment*/) { ::setenv("OMP_WAIT_POLICY", "passive", 0); }
+void wait_passively(int /*argc*/, char** /*argv*/, char** /*environment*/) {
+  ::setenv("OMP_WAIT_POLICY", "passive", 0);
+}
 __attribute__((section(".preinit_array"), used)) void (*const kWaitPassively)(int, char**, char**) = wait_passively;
 #endif
 
