@@ -301,6 +301,12 @@ Summary run(const TrainConfig& config, const RunContext& context) {
   if (plan.from) {
     stored = read_extra_state(plan.from->path);
     if (stored->iteration >= plan.config.train.train_iters) {
+      if (fs::is_directory(plan.config.dataset.path)) {  // another seed, shape or data set is not this run
+        TrainConfig wanted = plan.config;
+        const auto dataset = data::Dataset::open(wanted.dataset.path);
+        follow_dataset(wanted.model, dataset->card(), dataset->folder(), context);
+        check_same_run(*stored, wanted, *dataset, context, plan.from->path);
+      }
       console.say(
           fmt::format("Already at iteration {} of train.train_iters={}: nothing to do; a larger "
                       "train.train_iters goes on",

@@ -1,39 +1,26 @@
 #include "dfm/base/file.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <array>
 #include <thread>
 
 #include "dfm/base/error.h"
+#include "support/errors.h"
+#include "support/temp_folder.h"
 
 namespace dfm {
 namespace {
 
 namespace fs = std::filesystem;
 
+using test::error_of;
+
 class FileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / fmt::format("dfm_file_{}_{}", info->name(), ::getpid());
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-  fs::path folder_;
+  test::TempFolder temporary_;
+  const fs::path& folder_ = temporary_.path();
 };
-
-// The message of what `body` throws, with its exit code in front.
-template <typename Body>
-std::string error_of(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return fmt::format("{} {}", static_cast<int>(error.code()), error.what());
-  }
-  return "no error";
-}
 
 TEST_F(FileTest, AtomicWriteLeavesOnlyTheFinalName) {
   const fs::path path = folder_ / "a.json";

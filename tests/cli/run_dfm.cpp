@@ -5,12 +5,12 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <stdexcept>
+
+#include "support/temp_folder.h"
 
 namespace dfm::test {
 namespace {
@@ -40,20 +40,15 @@ std::string read_all(const std::filesystem::path& path) {
 }  // namespace
 
 Finished run_dfm(const std::vector<std::string>& args) {
-  std::string pattern = (std::filesystem::temp_directory_path() / "dfm_cli_XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("no temporary folder");
-  const std::filesystem::path folder = pattern;
-  const auto start = std::chrono::steady_clock::now();
+  const TempFolder folder;
   const pid_t child = fork();
-  if (child == 0) run_child(args, folder);
+  if (child == 0) run_child(args, folder.path());
   int status = 0;
   waitpid(child, &status, 0);
   Finished finished;
-  finished.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   finished.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   finished.out = read_all(folder / "out");
   finished.err = read_all(folder / "err");
-  std::filesystem::remove_all(folder);
   return finished;
 }
 

@@ -9,7 +9,6 @@ struct Finished {
   int exit_code = -1;
   std::string out;
   std::string err;
-  double seconds = 0;
 };
 // In an empty temporary folder, which is removed afterwards; no GPU is looked for.
 Finished run_dfm(const std::vector<std::string>& args);

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 
 class GenerateTest : public testing::Test {
  protected:
-  GenerateTest() : folder_(std::string("generate_") + testing::UnitTest::GetInstance()->current_test_info()->name()) {
+  GenerateTest() {
     data::DatasetCard card;
     card.fps = 12;
     test::write_iteration(run_, 3, test::tiny_weights(), card);
@@ -42,7 +42,7 @@ class GenerateTest : public testing::Test {
     return read_text_file(files.at(0).path);
   }
 
-  test::TemporaryFolder folder_;
+  test::TempFolder folder_;
   fs::path run_ = folder_.path() / "run";
 };
 

@@ -1,7 +1,6 @@
 #pragma once
 // A run folder with a tiny random model, for tests of generate.
 #include <ATen/ATen.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <string>
@@ -14,6 +13,8 @@
 #include "dfm/data/card.h"
 #include "dfm/models/dit/dit.h"
 #include "dfm/ops/philox_normal.h"
+#include "support/errors.h"
+#include "support/temp_folder.h"
 
 namespace dfm::test {
 
@@ -50,34 +51,6 @@ inline void write_iteration(const std::filesystem::path& run_folder, std::int64_
     checkpoint::write_tensor_file(folder / extra::kFileName, {}, scalars);
     std::filesystem::create_symlink(extra::kWeightsFileName, folder / extra::kModelLinkName);
   });
-}
-
-// A folder of this test's own, removed at its end.
-class TemporaryFolder {
- public:
-  explicit TemporaryFolder(const std::string& name)
-      : path_(std::filesystem::temp_directory_path() / fmt::format("dfm_{}_{}", name, ::getpid())) {
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-// "CODE MESSAGE" of what `body` throws.
-template <typename Body>
-std::string error_of(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return fmt::format("{} {}", static_cast<int>(error.code()), error.what());
-  }
-  return "no error";
 }
 
 }  // namespace dfm::test

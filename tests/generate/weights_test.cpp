@@ -61,7 +61,7 @@ TEST(InferConfig, RefusesWhatIsNoDit) {
 }
 
 TEST(FindWeights, TakesFilesIterationsAndRunFolders) {
-  const test::TemporaryFolder folder("find_weights");
+  const test::TempFolder folder;
   const fs::path run = folder.path() / "run";
   test::write_iteration(run, 5, test::tiny_weights(), {});
   test::write_iteration(run, 12, test::tiny_weights(), {});
@@ -75,7 +75,7 @@ TEST(FindWeights, TakesFilesIterationsAndRunFolders) {
 }
 
 TEST(FindWeights, SaysWhatIsMissing) {
-  const test::TemporaryFolder folder("find_weights_missing");
+  const test::TempFolder folder;
   EXPECT_TRUE(test::error_of([] { find_weights("./no_model_here.pth"); }).starts_with("4 ./no_model_here.pth: "));
   EXPECT_TRUE(test::error_of([&] { find_weights(folder.path()); }).starts_with("4 "));
   fs::create_symlink("gone.pt", folder.path() / "model.pth");
@@ -83,7 +83,7 @@ TEST(FindWeights, SaysWhatIsMissing) {
 }
 
 TEST(StoredFacts, ComeFromTheFolderOfTheWeights) {
-  const test::TemporaryFolder folder("stored_card");
+  const test::TempFolder folder;
   data::DatasetCard card;
   card.fps = 12.5;
   test::write_iteration(folder.path() / "a", 1, test::tiny_weights(), card);

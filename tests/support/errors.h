@@ -17,3 +17,18 @@
       EXPECT_NE(std::string(caught.what()).find(words), std::string::npos) << caught.what(); \
     }                                                                                        \
   } while (false)
+
+namespace dfm::test {
+
+// "CODE MESSAGE" of the Error that `body` throws.
+template <typename Body>
+std::string error_of(Body&& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return fmt::format("{} {}", static_cast<int>(error.code()), error.what());
+  }
+  return "no error";
+}
+
+}  // namespace dfm::test

@@ -110,6 +110,8 @@ TEST_F(Resume, NamesAChangedShapeSeedOrDataSet) {
   error = error_of({"train.train_iters=4", "rng.seed=7"}, ExitCode::kConfig);
   expect_contains(error, "rng.seed: got 7 (command line), want 1234");
   expect_contains(error, "checkpoint.pretrained_checkpoint");
+  error = error_of({"rng.seed=7"}, ExitCode::kConfig);  // although nothing is left to train
+  expect_contains(error, "rng.seed: got 7 (command line), want 1234");
 
   const fs::path other = folder_.path() / "other";
   test::write_tiny_dataset(other, 14);

@@ -22,17 +22,6 @@ at::Tensor random_tensor(std::vector<std::int64_t> shape, std::uint64_t stream) 
 
 }  // namespace
 
-TempFolder::TempFolder() {
-  std::string name = (fs::temp_directory_path() / "dfm_train_XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-  path_ = name;
-}
-
-TempFolder::~TempFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
-
 void write_tiny_dataset(const fs::path& folder, std::int64_t count, std::uint64_t salt) {
   struct Size {
     std::int64_t frames, height, width;

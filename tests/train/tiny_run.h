@@ -9,21 +9,9 @@
 #include "dfm/data/dataset.h"
 #include "dfm/train/config.h"
 #include "dfm/train/trainer.h"
+#include "support/temp_folder.h"
 
 namespace dfm::test {
-
-// A folder that goes with the object.
-class TempFolder {
- public:
-  TempFolder();
-  ~TempFolder();
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 inline constexpr std::int64_t kTextWidth = 24;
 
