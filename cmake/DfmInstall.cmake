@@ -1,4 +1,4 @@
-# cmake --install build/release --prefix X: bin/dfm, lib/libdfm_cuda.so (if built) and share/dfm. The tree may be moved.
+# cmake --install build/release --prefix X: bin/dfm, lib/libdfm_cuda.so and lib/libdfm_nccl.so (if built) and share/dfm. The tree may be moved.
 # LibTorch is found where it was at build time, unless it is copied beside:
 #   -DDFM_INSTALL_TORCH=CPU   what dfm needs without a GPU, about 0.5 GB
 #   -DDFM_INSTALL_TORCH=ON    the CUDA half too, several GB
@@ -17,9 +17,11 @@ endif()
 
 set_target_properties(dfm PROPERTIES INSTALL_RPATH "${DFM_INSTALL_RPATH}")
 install(TARGETS dfm RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-if(TARGET dfm_cuda)
-  set_target_properties(dfm_cuda PROPERTIES INSTALL_RPATH "${DFM_INSTALL_RPATH}")
-endif()
+foreach(library IN ITEMS dfm_cuda dfm_nccl)
+  if(TARGET ${library})
+    set_target_properties(${library} PROPERTIES INSTALL_RPATH "${DFM_INSTALL_RPATH}")
+  endif()
+endforeach()
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/configs DESTINATION ${CMAKE_INSTALL_DATADIR}/dfm)
 install(FILES ${CMAKE_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/dfm)
 

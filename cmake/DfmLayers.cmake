@@ -7,7 +7,7 @@ set(DFM_LAYER_TABLE
     "formats    |                                                          | ATen c10 torch nlohmann yaml-cpp libavformat libavcodec libavutil libswscale zlib.h fmt"
     "text       |                                                          | sentencepiece_processor.h fmt"
     "ops        |                                                          | ATen c10 torch cuda fmt"
-    "comm       |                                                          | ATen c10 torch fmt"
+    "comm       |                                                          | ATen c10 torch cuda nccl.h fmt"
     "parallel   | ops comm                                                 | ATen c10 torch fmt"
     "models     | ops parallel formats text                                | ATen c10 torch nlohmann fmt"
     "diffusion  |                                                          | ATen c10 torch fmt"
@@ -15,7 +15,7 @@ set(DFM_LAYER_TABLE
     "checkpoint | comm formats                                             | ATen c10 torch fmt"
     "train      | config formats text ops comm parallel models diffusion data checkpoint | ATen c10 torch nlohmann fmt"
     "prepare    | data models formats text comm                            | ATen c10 torch nlohmann fmt"
-    "generate   | models diffusion parallel checkpoint formats text ops data | ATen c10 torch nlohmann fmt")
+    "generate   | models diffusion comm parallel checkpoint formats text ops data | ATen c10 torch nlohmann fmt")
 
 set(DFM_LAYERS)
 foreach(row IN LISTS DFM_LAYER_TABLE)
@@ -42,11 +42,16 @@ function(dfm_layer name)
 endfunction()
 
 # dfm_test(NAME [TORCH] SOURCES a_test.cpp ... USES dfm_x ... [LABELS golden ...] [PREFIX golden.])
-# One GoogleTest binary, its tests registered one by one with CTest as <NAME>.<Suite>.<Test>.
+# One GoogleTest binary, its tests registered one by one with CTest as <NAME>.<Suite>.<Test>. RANKS: its tests start ranks
+# (tests/support/ranks.h), whose main takes the place of GoogleTest's.
 function(dfm_test name)
-  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;USES;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH;RANKS" "" "SOURCES;USES;LABELS" ${ARGN})
   add_executable(${name}_test ${ARG_SOURCES})
-  target_link_libraries(${name}_test PRIVATE ${ARG_USES} dfm_flags GTest::gtest GTest::gtest_main)
+  if(ARG_RANKS)
+    target_link_libraries(${name}_test PRIVATE dfm_test_ranks ${ARG_USES} dfm_flags GTest::gtest)
+  else()
+    target_link_libraries(${name}_test PRIVATE ${ARG_USES} dfm_flags GTest::gtest GTest::gtest_main)
+  endif()
   target_include_directories(${name}_test PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name}_test PRIVATE DFM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   if(ARG_TORCH)

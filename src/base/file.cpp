@@ -36,10 +36,11 @@ void sync_folder(const std::filesystem::path& folder) {
 
 File::File(std::filesystem::path path, Mode mode) : path_(std::move(path)) {
   const int flags = mode == Mode::kRead     ? O_RDONLY
+                    : mode == Mode::kWrite  ? O_RDWR
                     : mode == Mode::kCreate ? O_RDWR | O_CREAT | O_TRUNC
                                             : O_WRONLY | O_CREAT | O_APPEND;
   descriptor_ = ::open(path_.c_str(), flags | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) throw_errno(path_, mode == Mode::kRead ? "open" : "create");
+  if (descriptor_ < 0) throw_errno(path_, (flags & O_CREAT) == 0 ? "open" : "create");
 }
 
 File::~File() {
@@ -77,6 +78,17 @@ void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
     offset += static_cast<std::uint64_t>(written);
     bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
+}
+
+void File::allocate(std::uint64_t size) {
+  const auto length = static_cast<off_t>(size);
+  if (::ftruncate(descriptor_, length) != 0) throw_errno(path_, "make room for");
+  int result = 0;
+  do {
+    result = size == 0 ? 0 : ::fallocate(descriptor_, 0, 0, length);
+  } while (result != 0 && errno == EINTR);
+  // Others are no answer to the question: file systems that cannot tell beforehand.
+  if (result != 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) throw_errno(path_, "make room for");
 }
 
 void File::read_at(std::uint64_t offset, std::span<std::byte> bytes) const {

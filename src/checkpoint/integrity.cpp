@@ -34,6 +34,10 @@ std::string integrity_text(const std::vector<formats::ZipEntry>& entries, const 
   return text + last_line(text);
 }
 
+std::uint32_t integrity_id(std::string_view text) {
+  return crc32c(as_bytes(text.substr(0, text.size() - std::min(text.size(), last_line("").size()))));
+}
+
 std::map<std::string, BlockSums> parse_integrity(std::string_view text, const std::vector<formats::ZipEntry>& entries,
                                                  const std::string& file) {
   const std::size_t end_size = last_line("").size();

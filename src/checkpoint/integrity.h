@@ -23,6 +23,8 @@ using BlockSums = std::vector<std::uint32_t>;  // crc32c of each block of one en
 std::uint64_t num_blocks(std::uint64_t size);
 std::uint64_t integrity_size(const std::vector<formats::ZipEntry>& entries);
 std::string integrity_text(const std::vector<formats::ZipEntry>& entries, const std::vector<BlockSums>& sums);
+// The number that tells this content from any other: that of the last line.
+std::uint32_t integrity_id(std::string_view text);
 // Sums by entry name. CheckpointError when the text is damaged or does not speak of exactly these entries.
 std::map<std::string, BlockSums> parse_integrity(std::string_view text, const std::vector<formats::ZipEntry>& entries,
                                                  const std::string& file);

@@ -99,6 +99,17 @@ void prune(const fs::path& run_folder, std::int64_t keep, std::int64_t newest) {
   }
 }
 
+// Rank 0, before the others write: what a killed save left goes, the folder to write into comes.
+void make_unfinished(const fs::path& run_folder, const fs::path& unfinished) {
+  fs::create_directories(run_folder);
+  std::vector<fs::path> leftovers;
+  for (const auto& item : fs::directory_iterator(run_folder)) {
+    if (is_unfinished(item.path().filename().string())) leftovers.push_back(item.path());
+  }
+  for (const fs::path& leftover : leftovers) fs::remove_all(leftover);
+  fs::create_directory(unfinished);
+}
+
 }  // namespace
 
 std::string iteration_name(std::int64_t iteration) { return fmt::format("{}{:07}", kPrefix, iteration); }
@@ -146,28 +157,28 @@ IterationFolder resolve_iteration(const fs::path& path) {
 }
 
 IterationFolder save_iteration(const fs::path& run_folder, std::int64_t iteration, std::int64_t keep,
-                               const std::function<void(const fs::path& folder)>& write) {
+                               comm::World& world, const std::function<void(const fs::path& folder)>& write) {
   return with_file_errors([&] {
-    fs::create_directories(run_folder);
-    std::vector<fs::path> leftovers;  // of a killed save
-    for (const auto& item : fs::directory_iterator(run_folder)) {
-      if (is_unfinished(item.path().filename().string())) leftovers.push_back(item.path());
-    }
-    for (const fs::path& leftover : leftovers) fs::remove_all(leftover);
     const fs::path final_path = run_folder / iteration_name(iteration);
     const fs::path unfinished = final_path.string() + std::string(kUnfinished);
-    fs::create_directory(unfinished);
+    const comm::GroupPtr all = world.all();
+    if (world.is_first()) make_unfinished(run_folder, unfinished);
+    all->barrier();
     try {
       write(unfinished);
-      sync_tree(unfinished);
+      all->barrier();
+      if (world.is_first()) sync_tree(unfinished);
     } catch (...) {
       std::error_code ignored;
       fs::remove_all(unfinished, ignored);  // a full disk gets its space back
       throw;
     }
-    put_in_place(unfinished, final_path);
-    write_file_atomically(run_folder / kLatest, std::to_string(iteration));
-    prune(run_folder, keep, iteration);
+    if (world.is_first()) {
+      put_in_place(unfinished, final_path);
+      write_file_atomically(run_folder / kLatest, std::to_string(iteration));
+      prune(run_folder, keep, iteration);
+    }
+    all->barrier();
     return IterationFolder{final_path, iteration};
   });
 }

@@ -1,6 +1,9 @@
 #include <ATen/ATen.h>
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <unordered_map>
@@ -16,6 +19,10 @@
 
 namespace dfm::checkpoint {
 namespace {
+
+std::uint64_t block_size(std::uint64_t entry_size, std::uint64_t block) {
+  return std::min<std::uint64_t>(kBlockBytes, entry_size - block * kBlockBytes);
+}
 
 void collect_scalars(const formats::PickleValue& value, Scalars& scalars) {
   if (value.dict() == nullptr) return;
@@ -39,14 +46,23 @@ struct TensorFile::State {
   std::optional<File> file;
   std::vector<formats::ZipEntry> data;  // of each tensor; empty tensors have a nameless one
   std::map<std::string, BlockSums> sums;
+  std::uint32_t content_id = 0;
   // A file of others: tensors are views of it.
   std::vector<at::Tensor> views;
 
   void open();
   void open_foreign();
   void add(const std::string& name, const at::Tensor& tensor);
+  // Block number `block` of an entry; `out` has its size.
+  void read_block(const formats::ZipEntry& entry, std::uint64_t block, std::span<std::byte> out,
+                  const std::string& what) const;
   void read_verified(const formats::ZipEntry& entry, std::span<std::byte> out, const std::string& what) const;
-  at::Tensor read(const Entry& entry, const formats::ZipEntry& place) const;
+  void check_bools(const at::Tensor& tensor, const std::string& name) const;
+  at::Tensor read(std::size_t i) const;
+  // The slice's elements, in the file's type.
+  void read_slice(std::size_t i, const comm::Slice& slice, const at::Tensor& out) const;
+  void fill(const comm::WantedSlice& wanted) const;
+  void check_wanted(const std::vector<comm::WantedSlice>& wanted) const;
 };
 
 void TensorFile::State::add(const std::string& name, const at::Tensor& tensor) {
@@ -70,6 +86,7 @@ void TensorFile::State::open() {
   file->read_at(zip.back().data_offset, std::as_writable_bytes(std::span(text)));
   zip.pop_back();
   sums = parse_integrity(text, zip, path.string());
+  content_id = integrity_id(text);
   std::unordered_map<std::string, const formats::ZipEntry*> by_name;
   for (const formats::ZipEntry& entry : zip) by_name[entry.name] = &entry;
   const auto pickle_entry = by_name.find(top + "data.pkl");
@@ -116,34 +133,115 @@ void TensorFile::State::open_foreign() {
   log::info("checkpoint", "{}: has no checksums, written by other software", path.string());
 }
 
-void TensorFile::State::read_verified(const formats::ZipEntry& entry, std::span<std::byte> out,
-                                      const std::string& what) const {
-  const BlockSums& want = sums.at(entry.name);
-  for (std::size_t i = 0; i < want.size(); ++i) {
-    const std::uint64_t offset = i * kBlockBytes;
-    const auto block = out.subspan(offset, std::min<std::uint64_t>(kBlockBytes, out.size() - offset));
-    file->read_at(entry.data_offset + offset, block);
-    if (const std::uint32_t got = crc32c(block); got != want[i]) {
-      throw CheckpointError(
-          "{}: {} (entry {}): got crc32c {:08x} at byte {}, want {:08x}; hint: the file is damaged, use another "
-          "checkpoint",
-          path.string(), what, entry.name, got, entry.data_offset + offset, want[i]);
-    }
+void TensorFile::State::read_block(const formats::ZipEntry& entry, std::uint64_t block, std::span<std::byte> out,
+                                   const std::string& what) const {
+  const std::uint64_t offset = entry.data_offset + block * kBlockBytes;
+  file->read_at(offset, out);
+  const std::uint32_t want = sums.at(entry.name)[block];
+  if (const std::uint32_t got = crc32c(out); got != want) {
+    throw CheckpointError(
+        "{}: {} (entry {}): got crc32c {:08x} at byte {}, want {:08x}; hint: the file is damaged, use another "
+        "checkpoint",
+        path.string(), what, entry.name, got, offset, want);
   }
 }
 
-at::Tensor TensorFile::State::read(const Entry& entry, const formats::ZipEntry& place) const {
-  at::Tensor tensor = at::empty(entry.shape, at::TensorOptions().dtype(entry.dtype));
+void TensorFile::State::read_verified(const formats::ZipEntry& entry, std::span<std::byte> out,
+                                      const std::string& what) const {
+  for (std::uint64_t block = 0; block < num_blocks(entry.size); ++block)
+    read_block(entry, block, out.subspan(block * kBlockBytes, block_size(entry.size, block)), what);
+}
+
+// Any other value of a C++ bool is undefined behaviour.
+void TensorFile::State::check_bools(const at::Tensor& tensor, const std::string& name) const {
+  if (tensor.scalar_type() != at::kBool) return;
+  const std::span bytes(static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes());
+  if (std::any_of(bytes.begin(), bytes.end(), [](std::byte b) { return b > std::byte{1}; }))
+    throw CheckpointError("{}: tensor {}: got bools that are neither 0 nor 1", path.string(), name);
+}
+
+at::Tensor TensorFile::State::read(std::size_t i) const {
+  if (!file) return views[i].clone(at::MemoryFormat::Contiguous);
+  at::Tensor tensor = at::empty(entries[i].shape, at::TensorOptions().dtype(entries[i].dtype));
   if (tensor.nbytes() > 0) {
-    const std::span bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes());
-    read_verified(place, bytes, "tensor " + entry.name);
-    // Any other value of a C++ bool is undefined behaviour.
-    if (entry.dtype == at::kBool &&
-        std::any_of(bytes.begin(), bytes.end(), [](std::byte b) { return b > std::byte{1}; })) {
-      throw CheckpointError("{}: tensor {}: got bools that are neither 0 nor 1", path.string(), entry.name);
-    }
+    read_verified(data[i], {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()},
+                  "tensor " + entries[i].name);
+    check_bools(tensor, entries[i].name);
   }
   return tensor;
+}
+
+void TensorFile::State::read_slice(std::size_t i, const comm::Slice& slice, const at::Tensor& out) const {
+  const std::uint64_t element = c10::elementSize(entries[i].dtype);
+  auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
+  const at::Tensor whole = file ? at::Tensor() : views[i].contiguous();
+  const std::string what = "tensor " + entries[i].name;
+  std::vector<std::byte> buffer;  // the block that was read last: runs are in ascending order
+  std::uint64_t held = 0;
+  comm::for_each_run(entries[i].shape, slice, [&](std::int64_t at, std::int64_t own, std::int64_t count) {
+    std::uint64_t from = static_cast<std::uint64_t>(at) * element, left = static_cast<std::uint64_t>(count) * element;
+    std::byte* target = to + static_cast<std::uint64_t>(own) * element;
+    if (!file) {
+      std::memcpy(target, static_cast<const std::byte*>(whole.const_data_ptr()) + from, left);
+      return;
+    }
+    while (left > 0) {
+      const std::uint64_t block = from / kBlockBytes, within = from % kBlockBytes;
+      const std::uint64_t size = block_size(data[i].size, block), part = std::min(left, size - within);
+      if (part == size && (buffer.empty() || held != block)) {
+        read_block(data[i], block, {target, part}, what);  // all of it is wanted
+      } else {
+        if (buffer.empty() || held != block) {
+          buffer.resize(size);
+          read_block(data[i], block, buffer, what);
+          held = block;
+        }
+        std::memcpy(target, buffer.data() + within, part);
+      }
+      from += part;
+      target += part;
+      left -= part;
+    }
+  });
+  check_bools(out, entries[i].name);
+}
+
+void TensorFile::State::fill(const comm::WantedSlice& wanted) const {
+  if (wanted.slice.numel() == 0) return;
+  const std::size_t i = index.at(wanted.name);
+  const bool is_direct = wanted.target.is_cpu() && wanted.target.scalar_type() == entries[i].dtype;
+  const at::Tensor read = is_direct ? wanted.target.detach()
+                                    : at::empty({wanted.slice.numel()}, at::TensorOptions().dtype(entries[i].dtype));
+  read_slice(i, wanted.slice, read);
+  if (!is_direct) wanted.target.detach().copy_(read);
+}
+
+void TensorFile::State::check_wanted(const std::vector<comm::WantedSlice>& wanted) const {
+  static constexpr std::size_t kMaxNamed = 3;
+  std::vector<std::string> missing, misshapen;
+  for (const comm::WantedSlice& one : wanted) {
+    if (!one.target.is_contiguous() || one.target.numel() != one.slice.numel())
+      throw InternalError("tensor {}: got a target that is not the {} elements of its slice", one.name,
+                          one.slice.numel());
+    const auto found = index.find(one.name);
+    if (found == index.end()) {
+      missing.push_back(one.name);
+    } else if (entries[found->second].shape != one.shape) {
+      misshapen.push_back(fmt::format("{} of shape [{}], want [{}]", one.name,
+                                      fmt::join(entries[found->second].shape, ", "), fmt::join(one.shape, ", ")));
+    }
+  }
+  const auto named = [](const std::vector<std::string>& names) {
+    std::string text;
+    for (std::size_t i = 0; i < std::min(names.size(), kMaxNamed); ++i) text += (i > 0 ? "; " : "") + names[i];
+    if (names.size() > kMaxNamed) text += fmt::format("; and {} more", names.size() - kMaxNamed);
+    return text;
+  };
+  if (missing.empty() && misshapen.empty()) return;
+  std::string got;
+  if (!missing.empty()) got = fmt::format("no tensor {}", named(missing));
+  if (!misshapen.empty()) got += fmt::format("{}tensor {}", got.empty() ? "" : ", and ", named(misshapen));
+  throw CheckpointError("{}: got {}; hint: the checkpoint is of another model", path.string(), got);
 }
 
 TensorFile::TensorFile(const std::filesystem::path& path) : state_(std::make_unique<State>()) {
@@ -165,11 +263,7 @@ at::Tensor TensorFile::read(const std::string& name) const {
     throw CheckpointError("{}: got no tensor {}, want it{}", state_->path.string(), name,
                           nearest.empty() ? "" : "; hint: there is " + nearest);
   }
-  const std::size_t i = found->second;
-  return as_checkpoint_error([&] {
-    if (state_->file) return state_->read(state_->entries[i], state_->data[i]);
-    return state_->views[i].clone(at::MemoryFormat::Contiguous);
-  });
+  return as_checkpoint_error([&] { return state_->read(found->second); });
 }
 
 NamedTensors TensorFile::read_all() const {
@@ -177,5 +271,31 @@ NamedTensors TensorFile::read_all() const {
   for (const Entry& entry : state_->entries) result.emplace_back(entry.name, read(entry.name));
   return result;
 }
+
+void TensorFile::read_slices(const std::vector<comm::WantedSlice>& wanted) const {
+  as_checkpoint_error([&] {
+    state_->check_wanted(wanted);
+    for (const comm::WantedSlice& one : wanted) state_->fill(one);
+  });
+}
+
+void TensorFile::check(const std::vector<comm::WantedSlice>& wanted) const { state_->check_wanted(wanted); }
+
+void TensorFile::verify(std::uint64_t part, std::uint64_t num_parts) const {
+  as_checkpoint_error([&] {
+    std::vector<std::byte> buffer;
+    std::uint64_t number = 0;
+    for (std::size_t i = 0; i < state_->data.size(); ++i) {
+      const formats::ZipEntry& entry = state_->data[i];
+      for (std::uint64_t block = 0; block < num_blocks(entry.size); ++block) {
+        if (number++ % num_parts != part) continue;
+        buffer.resize(block_size(entry.size, block));
+        state_->read_block(entry, block, buffer, "tensor " + state_->entries[i].name);
+      }
+    }
+  });
+}
+
+std::uint32_t TensorFile::content_id() const { return state_->content_id; }
 
 }  // namespace dfm::checkpoint

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cmath>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -127,10 +128,38 @@ SourceMedia load_clip(const fs::path& path, const LoadLimits& limits) {
   return {clip, limits.fps.value_or(info.fps), info.height, info.width, info.num_frames};
 }
 
+// Frames that load_clip() gives, as far as the container tells.
+std::int64_t num_frames_of(const formats::VideoReader::Info& info, const LoadLimits& limits) {
+  std::int64_t frames = limits.num_video_frames;
+  if (info.num_frames > 0) {
+    const double shown = limits.fps && info.fps > 0
+                             ? std::floor(static_cast<double>(info.num_frames) / info.fps * *limits.fps - 1e-6) + 1
+                             : static_cast<double>(info.num_frames);
+    frames = static_cast<std::int64_t>(std::clamp(shown, 1.0, static_cast<double>(frames)));
+  }
+  return (frames - 1) / limits.temporal_compression * limits.temporal_compression + 1;
+}
+
 class MediaFolderSource : public Source {
  public:
   explicit MediaFolderSource(fs::path folder);
   [[nodiscard]] std::size_t size() const override { return names_.size(); }
+  [[nodiscard]] std::string name(std::size_t index) const override { return names_.at(index); }
+  [[nodiscard]] std::int64_t num_pixels(std::size_t index, const LoadLimits& limits) const override {
+    const fs::path path = folder_ / names_.at(index);
+    try {
+      if (kind_of(path) == Kind::kPicture) {
+        const formats::ImageSize image = formats::read_image_size(path);
+        const Size size = checked_target(path, image.height, image.width, limits);
+        return size.height * size.width;
+      }
+      const formats::VideoReader reader(path);
+      const Size size = checked_target(path, reader.info().height, reader.info().width, limits);
+      return size.height * size.width * num_frames_of(reader.info(), limits);
+    } catch (const DataError&) {
+      return 0;  // load() says why
+    }
+  }
   [[nodiscard]] SourceItem item(std::size_t index) const override {
     const std::string& name = names_.at(index);
     return {name, read_caption(folder_ / name), kind_of(name) == Kind::kClip};

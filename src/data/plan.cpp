@@ -1,7 +1,11 @@
 #include "dfm/data/plan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <numeric>
+#include <queue>
+#include <utility>
 
 #include "dfm/base/error.h"
 #include "dfm/base/philox.h"
@@ -35,20 +39,27 @@ std::vector<std::int64_t> row_lengths(const PackLimits& limits) {
   return lengths;
 }
 
-std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits) {
+namespace {
+
+void check_step(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits) {
+  static_cast<void>(row_lengths(limits));  // checks the limits
+  for (std::size_t i = 0; i < token_lengths.size(); ++i) {
+    if (token_lengths[i] >= 1 && token_lengths[i] <= limits.max_tokens) continue;
+    throw DataError("sample {} of the step: got {} tokens, want 1 to {}; hint: dataset.task_encoder_seq_length", i,
+                    token_lengths[i], limits.max_tokens);
+  }
+}
+
+// `order`: the samples to pack, by position.
+std::vector<Row> pack(const std::vector<std::int64_t>& token_lengths, std::vector<std::int64_t> order,
+                      const PackLimits& limits) {
   const std::vector<std::int64_t> lengths = row_lengths(limits);
   const auto length_of = [&](std::int64_t i) { return token_lengths[static_cast<std::size_t>(i)]; };
-  std::vector<std::int64_t> order(token_lengths.size());
-  std::iota(order.begin(), order.end(), std::int64_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](std::int64_t a, std::int64_t b) { return length_of(a) > length_of(b); });
   std::vector<Row> rows;
   for (const std::int64_t i : order) {
     const std::int64_t length = length_of(i);
-    if (length < 1 || length > limits.max_tokens) {
-      throw DataError("sample {} of the step: got {} tokens, want 1 to {}; hint: dataset.task_encoder_seq_length", i,
-                      length, limits.max_tokens);
-    }
     const auto has_room = [&](const Row& row) {
       return row.num_tokens + length <= limits.max_tokens &&
              (limits.max_samples == 0 || static_cast<std::int64_t>(row.members.size()) < limits.max_samples);
@@ -59,6 +70,60 @@ std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const
     row->num_tokens += length;
   }
   for (Row& row : rows) row.padded_tokens = *std::lower_bound(lengths.begin(), lengths.end(), row.num_tokens);
+  return rows;
+}
+
+std::vector<std::int64_t> first_numbers(std::size_t count) {
+  std::vector<std::int64_t> numbers(count);
+  std::iota(numbers.begin(), numbers.end(), std::int64_t{0});
+  return numbers;
+}
+
+}  // namespace
+
+std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits) {
+  check_step(token_lengths, limits);
+  return pack(token_lengths, first_numbers(token_lengths.size()), limits);
+}
+
+std::vector<std::vector<std::int64_t>> deal_by_cost(const std::vector<double>& costs, std::int64_t num_ranks) {
+  if (num_ranks < 1) throw InternalError("deal_by_cost: got {} ranks, want at least 1", num_ranks);
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    // Negation: not a number is refused, too. With it the order would be undefined, and so different on each rank.
+    if (!(costs[i] >= 0 && std::isfinite(costs[i]))) {
+      throw InternalError("deal_by_cost: got a cost of {} for item {}, want a finite one >= 0", costs[i], i);
+    }
+  }
+  std::vector<std::int64_t> order = first_numbers(costs.size());
+  const auto cost_of = [&](std::int64_t i) { return costs[static_cast<std::size_t>(i)]; };
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return cost_of(a) > cost_of(b); });
+  using Load = std::pair<double, std::int64_t>;  // sum of costs, rank
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
+  for (std::int64_t rank = 0; rank < num_ranks; ++rank) loads.emplace(0.0, rank);
+  std::vector<std::vector<std::int64_t>> dealt(static_cast<std::size_t>(num_ranks));
+  for (const std::int64_t i : order) {
+    const auto [load, rank] = loads.top();
+    loads.pop();
+    dealt[static_cast<std::size_t>(rank)].push_back(i);
+    loads.emplace(load + cost_of(i), rank);
+  }
+  for (std::vector<std::int64_t>& items : dealt) std::sort(items.begin(), items.end());
+  return dealt;
+}
+
+std::vector<std::vector<Row>> plan_step(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits,
+                                        std::int64_t num_ranks, const PackCost& cost) {
+  check_step(token_lengths, limits);
+  std::vector<double> costs;
+  costs.reserve(token_lengths.size());
+  for (const std::int64_t length : token_lengths) {
+    const auto tokens = static_cast<double>(length);
+    costs.push_back(cost.per_token * tokens + cost.per_pair * tokens * tokens);
+  }
+  std::vector<std::vector<Row>> rows;
+  for (std::vector<std::int64_t>& members : deal_by_cost(costs, num_ranks)) {
+    rows.push_back(pack(token_lengths, std::move(members), limits));
+  }
   return rows;
 }
 

@@ -28,11 +28,26 @@ constexpr double kMaxPhase = .47;
 constexpr std::size_t kNumCombinations =
     kButterflyColours.size() * kButterflyBackgrounds.size() * kButterflySizes.size() * 2;
 
+bool is_clip(std::size_t index) { return index % 2 == 1; }
+
+std::int64_t num_frames_of(std::size_t index, const LoadLimits& limits) {
+  if (!is_clip(index)) return 1;
+  const double seconds = static_cast<double>(kNumFrames - 1) / kFps;
+  const auto shown = static_cast<std::int64_t>(std::floor(seconds * limits.fps.value_or(kFps) + 1e-6)) + 1;
+  const std::int64_t num_frames = std::min(shown, limits.num_video_frames);
+  return (num_frames - 1) / limits.temporal_compression * limits.temporal_compression + 1;
+}
+
 class SyntheticButterflies : public Source {
  public:
   SyntheticButterflies(std::uint64_t seed, std::size_t count) : seed_(seed), count_(count) {}
   [[nodiscard]] std::size_t size() const override { return count_; }
+  [[nodiscard]] std::string name(std::size_t index) const override { return fmt::format("butterfly-{:09d}", index); }
   [[nodiscard]] SourceItem item(std::size_t index) const override;
+  [[nodiscard]] std::int64_t num_pixels(std::size_t index, const LoadLimits& limits) const override {
+    const std::int64_t side = target_size(limits.short_side, limits.short_side, limits).height;
+    return side * side * num_frames_of(index, limits);
+  }
   [[nodiscard]] SourceMedia load(std::size_t index, const LoadLimits& limits) const override;
   [[nodiscard]] std::string description() const override {
     return fmt::format("synthetic butterflies: {} pictures, {} clips", count_ - count_ / 2, count_ / 2);
@@ -49,8 +64,6 @@ class SyntheticButterflies : public Source {
   std::uint64_t seed_;
   std::size_t count_;
 };
-
-bool is_clip(std::size_t index) { return index % 2 == 1; }
 
 SyntheticButterflies::Drawn SyntheticButterflies::drawn(std::size_t index) const {
   // Every run of 192 pictures, and of 192 clips, has each combination once, in an order of its own.
@@ -86,7 +99,7 @@ SourceItem SyntheticButterflies::item(std::size_t index) const {
       fmt::format("a {} {} butterfly{}{} {}", kButterflySizes[pose.size].name, kButterflyColours[pose.colour].name,
                   pose.has_spots ? " with white spots" : "", is_clip(index) ? " flapping its wings" : "",
                   kButterflyBackgrounds[pose.background].phrase);
-  return {fmt::format("butterfly-{:09d}", index), caption, is_clip(index)};
+  return {name(index), caption, is_clip(index)};
 }
 
 SourceMedia SyntheticButterflies::load(std::size_t index, const LoadLimits& limits) const {
@@ -94,13 +107,7 @@ SourceMedia SyntheticButterflies::load(std::size_t index, const LoadLimits& limi
   const std::int64_t side = target_size(limits.short_side, limits.short_side, limits).height;
   const Drawn butterfly = drawn(index);
   const double fps = limits.fps.value_or(kFps);
-  std::int64_t num_frames = 1;
-  if (is_clip(index)) {
-    const double seconds = static_cast<double>(kNumFrames - 1) / kFps;
-    const auto shown = static_cast<std::int64_t>(std::floor(seconds * fps + 1e-6)) + 1;
-    num_frames = std::min(shown, limits.num_video_frames);
-    num_frames = (num_frames - 1) / limits.temporal_compression * limits.temporal_compression + 1;
-  }
+  const std::int64_t num_frames = num_frames_of(index, limits);
   const ButterflyCanvas canvas(butterfly.pose, side);
   at::Tensor rgb = at::empty({num_frames, side, side, 3}, at::kByte);
   for (std::int64_t t = 0; t < num_frames; ++t) {

@@ -36,12 +36,16 @@ std::vector<double> sigma_schedule(std::int64_t num_steps, double sigma_max, dou
   return sigmas;
 }
 
+at::Tensor guide(const at::Tensor& conditional, const at::Tensor& unconditional, double guidance) {
+  return conditional + guidance * (conditional - unconditional);
+}
+
 Denoiser guided(Denoiser conditional, Denoiser unconditional, double guidance) {
   if (guidance == 0.0) return conditional;
   return [conditional = std::move(conditional), unconditional = std::move(unconditional), guidance](const at::Tensor& x,
                                                                                                     double sigma) {
     const at::Tensor c = denoise(conditional, x, sigma);
-    return c + guidance * (c - denoise(unconditional, x, sigma));
+    return guide(c, denoise(unconditional, x, sigma), guidance);
   };
 }
 

@@ -86,6 +86,14 @@ at::Tensor read_image(const std::filesystem::path& path) {
   return converter.convert(*decode_picture(*packet, id, path), path);
 }
 
+ImageSize read_image_size(const std::filesystem::path& path) {
+  const ImageSize size = header_size(path);
+  if (size.height < 1 || size.width < 1) {
+    throw DataError("{}: got no size in its header, want a PNG or JPEG picture", path.string());
+  }
+  return size;
+}
+
 void write_png(const std::filesystem::path& path, const at::Tensor& rgb_HW3) {
   check_picture(rgb_HW3, "write_png");
   const at::Tensor rgb = rgb_HW3.contiguous();

@@ -151,6 +151,47 @@ std::size_t whole_jpeg_size(std::span<const std::byte> bytes, const std::filesys
   }
 }
 
+ImageSize header_size(const std::filesystem::path& path) {
+  Window file(path);
+  const auto need = [&](std::uint64_t offset, std::size_t count) {
+    const auto bytes = file.at(offset, count);
+    if (bytes.size() < count) throw_cut(path, file.size(), offset + count, "the header of a picture");
+    return bytes;
+  };
+  const auto head = need(0, 4);
+  if (as_text(head) == "\x89PNG") {
+    const auto sides = need(16, 8);  // signature 8, length and name of IHDR 8
+    return {static_cast<std::int64_t>(big_endian(sides.subspan(4, 4))),
+            static_cast<std::int64_t>(big_endian(sides.first(4)))};
+  }
+  if (big_endian(head.first(2)) != 0xFFD8) return {};
+  constexpr int kMostSegments = 4096;  // profiles and previews take up to 255 each
+  std::uint64_t offset = 2;
+  for (int i = 0; i < kMostSegments; ++i) {
+    const auto segment = need(offset, 9);
+    const auto marker = std::to_integer<unsigned>(segment[1]);
+    if (std::to_integer<unsigned>(segment[0]) != 0xFF) return {};
+    if (marker == 0xFF) {  // a fill byte
+      ++offset;
+      continue;
+    }
+    // SOF0 to SOF15 without DHT, JPG and DAC: precision u8, height u16, width u16.
+    if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
+      return {static_cast<std::int64_t>(big_endian(segment.subspan(5, 2))),
+              static_cast<std::int64_t>(big_endian(segment.subspan(7, 2)))};
+    }
+    if (marker == 0xD9 || marker == 0xDA) return {};  // the picture has begun, or ended, without a size
+    if (marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) {
+      offset += 2;
+      continue;
+    }
+    const std::uint64_t length = big_endian(segment.subspan(2, 2));
+    if (length < 2) return {};
+    offset += 2 + length;
+  }
+  return {};
+}
+
 void check_clip_is_whole(const std::filesystem::path& path) {
   Window file(path);
   const auto head = file.at(0, 12);

@@ -4,24 +4,25 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <sstream>
+#include <tuple>
+#include <type_traits>
 
 #include "dfm/base/error.h"
 #include "dfm/base/file.h"
 #include "dfm/base/log.h"
-#include "dfm/base/philox.h"
 #include "dfm/base/progress.h"
 #include "dfm/diffusion/edm.h"
 #include "dfm/formats/media.h"
-#include "dfm/models/encoders.h"
-#include "dfm/ops/philox_normal.h"
 #include "generate/denoiser.h"
-#include "generate/frames.h"
-#include "generate/weights.h"
+#include "generate/model.h"
+#include "generate/teams.h"
 
 namespace dfm::generate {
 namespace {
@@ -57,57 +58,6 @@ std::filesystem::path output_path(const GenerateOptions& options, std::size_t in
                                            options.num_video_frames == 1 ? ".png" : ".mp4");
 }
 
-struct Model {
-  std::unique_ptr<models::Dit> dit;
-  std::unique_ptr<models::VideoTokenizer> tokenizer;
-  std::unique_ptr<models::TextEncoder> text_encoder;
-  double card_fps = 0;
-  std::string where;
-};
-
-// The encoders are made, and checked against the weights' shapes, before any weight is read.
-Model load_model(const GenerateOptions& options, at::Device device) {
-  Model model;
-  const std::filesystem::path weights = find_weights(options.checkpoint);
-  model.where = weights.string();
-  StoredFacts facts = stored_facts(weights);
-  if (!facts.card) {
-    log::warning("generate", "{}: no card of a data set beside it; taking the builtin tokenizer and text encoder",
-                 model.where);
-    facts.card.emplace();
-  }
-  model.card_fps = facts.card->fps;
-  model.tokenizer = models::make_tokenizer(facts.card->tokenizer, device);
-  model.text_encoder = models::make_text_encoder(facts.card->text_encoder, device);
-
-  const checkpoint::TensorFile file(weights);
-  const models::DitConfig config = infer_config(file.entries(), model.where, facts);
-  if (config.in_channels != model.tokenizer->latent_channels()) {
-    throw CheckpointError("{}: got a model of {} latent channels, want {} as tokenizer {} has", model.where,
-                          config.in_channels, model.tokenizer->latent_channels(), model.tokenizer->name());
-  }
-  if (config.crossattn_emb_size != model.text_encoder->width()) {
-    throw CheckpointError("{}: got a model for text rows of width {}, want {} as text encoder {} has", model.where,
-                          config.crossattn_emb_size, model.text_encoder->width(), model.text_encoder->name());
-  }
-  const std::int64_t k = model.tokenizer->temporal_compression();
-  if ((options.num_video_frames - 1) % k != 0) {
-    throw ConfigError("num_video_frames: got {}, want 1 + {} n (tokenizer {}); hint: {}", options.num_video_frames, k,
-                      model.tokenizer->name(), nearest_frames_hint(options.num_video_frames, k));
-  }
-  const std::int64_t side = model.tokenizer->spatial_compression() * config.patch_spatial;
-  if (options.height % side != 0 || options.width % side != 0) {
-    throw ConfigError("height and width: got {}x{}, want multiples of {} (tokenizer {})", options.height, options.width,
-                      side, model.tokenizer->name());
-  }
-  const at::ScalarType dtype = device.is_cuda() ? at::kBFloat16 : at::kFloat;
-  model.dit = std::make_unique<models::Dit>(config, dtype, device, /*seed=*/0);
-  model.dit->load(file.read_all(), model.where);
-  log::info("generate", "{}: {} layers, hidden size {}, tokenizer {}, text encoder {}", model.where, config.num_layers,
-            config.hidden_size, model.tokenizer->name(), model.text_encoder->name());
-  return model;
-}
-
 // uint8 [T, H, W, 3] on the CPU, a few frames at a time: pixels of a long clip in floating point are 4 bytes a value.
 at::Tensor to_rgb(const at::Tensor& pixels_CTHW) {
   constexpr std::int64_t kFramesAtOnce = 8;
@@ -121,14 +71,21 @@ at::Tensor to_rgb(const at::Tensor& pixels_CTHW) {
   return rgb;
 }
 
+// The ranks that make a prompt together, as this rank sees them.
+struct Groups {
+  comm::GroupPtr context, branches;
+
+  Groups(const Place& place, comm::World& world)
+      : context(world.group("context", place.context_ranks)), branches(world.group("guidance", place.branch_ranks)) {}
+  // The first rank of the team decodes and writes.
+  [[nodiscard]] bool is_writer() const { return context->rank() == 0 && branches->rank() == 0; }
+};
+
 class Generator {
  public:
-  Generator(const GenerateOptions& options, const RunContext& context, std::size_t num_prompts)
-      : options_(options), device_(context.device), num_prompts_(num_prompts), model_(load_model(options, device_)) {
-    shape_ = {.channels = model_.tokenizer->latent_channels(),
-              .frames = 1 + (options.num_video_frames - 1) / model_.tokenizer->temporal_compression(),
-              .height = options.height / model_.tokenizer->spatial_compression(),
-              .width = options.width / model_.tokenizer->spatial_compression()};
+  Generator(const GenerateOptions& options, const RunContext& context, const Groups& groups)
+      : options_(options), groups_(groups), model_(load_model(options, context.device, groups.context)) {
+    if (context.world->is_first()) describe(model_);
     if (!options.negative_prompt.empty()) {
       negative_text_ = encode_text(options.negative_prompt);
     } else {
@@ -136,84 +93,135 @@ class Generator {
     }
   }
 
-  [[nodiscard]] double file_fps() const {
-    return options_.fps.value_or(model_.card_fps > 0 ? model_.card_fps : kDefaultFps);
-  }
-
-  // uint8 [T, H, W, 3].
-  [[nodiscard]] at::Tensor make(std::size_t index, const std::string& prompt, Progress& progress) const {
-    const models::DitConfig& config = model_.dit->config();
-    const double fps =
-        options_.fps.value_or(model_.card_fps > 0 && options_.num_video_frames > 1 ? model_.card_fps : kUnknownFps);
-    const diffusion::Denoiser denoiser =
-        diffusion::guided(dit_denoiser(*model_.dit, shape_, encode_text(prompt), fps),
-                          dit_denoiser(*model_.dit, shape_, negative_text_, fps), options_.guidance);
-    at::Tensor epsilon =
-        at::empty({shape_.num_tokens(config.patch_spatial, config.patch_temporal), config.token_channels()},
-                  at::TensorOptions().dtype(at::kFloat).device(device_));
-    ops::philox_normal_(epsilon, options_.seed, index, Purpose::kGenerate);
-    progress.set_note(fmt::format("prompt {}/{}", index + 1, num_prompts_));
-    const auto on_step = [&](std::int64_t step, std::int64_t num_steps, const at::Tensor& x) {
-      if (!at::isfinite(x).all().item<bool>()) {
-        throw DataError(
-            "latents of prompt {}: got values that are not finite after step {} of {}, want finite ones; "
-            "hint: the weights may be damaged ({})",
-            index, step + 1, num_steps, model_.where);
-      }
-      progress.advance(1);
-    };
-    const at::Tensor x = diffusion::sample(
-        denoiser, epsilon, {.sampler = options_.sampler, .num_steps = options_.num_steps, .on_step = on_step});
-    const at::Tensor latent = models::unpatchify(x, shape_, config.patch_spatial, config.patch_temporal);
-    return to_rgb(model_.tokenizer->decode((latent / diffusion::kSigmaData).to(at::kFloat)));
-  }
-
- private:
-  // Rounded to bfloat16, as the rows of a prepared data set are.
-  [[nodiscard]] at::Tensor encode_text(const std::string& text) const {
-    return model_.text_encoder->encode({text}).front().to(at::kBFloat16);
-  }
-
-  const GenerateOptions& options_;
-  at::Device device_;
-  std::size_t num_prompts_;
-  Model model_;
-  models::LatentShape shape_;
-  at::Tensor negative_text_;
-};
-
-std::vector<GeneratedFile> run_checked(const GenerateOptions& options, const RunContext& context) {
-  const at::NoGradGuard no_grad;
-  const std::vector<std::string> prompts = read_prompts(options);
-  const auto world_size = static_cast<std::size_t>(std::max(context.world_size, 1));
-  std::vector<std::size_t> mine;
-  for (auto i = static_cast<std::size_t>(context.rank); i < prompts.size(); i += world_size) mine.push_back(i);
-  std::vector<GeneratedFile> files;
-  if (mine.empty()) return files;
-
-  const Generator generator(options, context, prompts.size());
-  if (options.video_save_path.has_parent_path()) {
-    std::filesystem::create_directories(options.video_save_path.parent_path());
-  }
-  Progress progress("generate", mine.size() * static_cast<std::uint64_t>(options.num_steps), "steps");
-  for (const std::size_t i : mine) {
+  using OnStep = std::function<void(std::int64_t step)>;
+  // What was made; nothing on ranks that only compute. `rank` is for the file's name.
+  [[nodiscard]] std::optional<GeneratedFile> make(std::size_t index, const std::string& prompt, int rank,
+                                                  const OnStep& on_step) const {
     const auto start = std::chrono::steady_clock::now();
-    const at::Tensor rgb_THW3 = generator.make(i, prompts[i], progress);
-    GeneratedFile file{.path = output_path(options, i, context.rank),
-                       .prompt = prompts[i],
+    const at::Tensor latent_CTHW = sample(index, prompt, on_step);
+    if (!groups_.is_writer()) return std::nullopt;
+    const at::Tensor rgb_THW3 = to_rgb(model_.tokenizer->decode((latent_CTHW / diffusion::kSigmaData).to(at::kFloat)));
+    GeneratedFile file{.index = index,
+                       .path = output_path(options_, index, rank),
+                       .prompt = prompt,
                        .height = rgb_THW3.size(1),
                        .width = rgb_THW3.size(2),
                        .frames = rgb_THW3.size(0),
-                       .fps = generator.file_fps()};
+                       .fps = options_.fps.value_or(model_.card_fps > 0 ? model_.card_fps : kDefaultFps)};
     if (file.frames == 1) {
       formats::write_png(file.path, rgb_THW3[0]);
     } else {
       formats::write_mp4(file.path, rgb_THW3, {.fps = file.fps});
     }
     file.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    files.push_back(std::move(file));
+    return file;
   }
-  progress.finish();
+
+ private:
+  [[nodiscard]] at::Tensor sample(std::size_t index, const std::string& prompt, const OnStep& on_step) const {
+    const double model_fps = model_.card_fps > 0 && options_.num_video_frames > 1 ? model_.card_fps : kUnknownFps;
+    const Clip clip{.shape = model_.shape,
+                    .text_LE = encode_text(prompt),
+                    .negative_text_LE = negative_text_,
+                    .fps = options_.fps.value_or(model_fps),
+                    .guidance = options_.guidance,
+                    .seed = options_.seed,
+                    .index = index};
+    const auto after_step = [&](std::int64_t step, std::int64_t num_steps, const at::Tensor& x_SC) {
+      if (!at::isfinite(x_SC).all().item<bool>()) {
+        throw DataError(
+            "latents of prompt {}: got values that are not finite after step {} of {}, want finite ones; "
+            "hint: the weights may be damaged ({})",
+            index, step + 1, num_steps, model_.where);
+      }
+      on_step(step);
+    };
+    return sample_clip(*model_.dit, clip, groups_.branches,
+                       {.sampler = options_.sampler, .num_steps = options_.num_steps, .on_step = after_step});
+  }
+  // Rounded to bfloat16, as the rows of a prepared data set are.
+  [[nodiscard]] at::Tensor encode_text(const std::string& text) const {
+    return model_.text_encoder->encode({text}).front().to(at::kBFloat16);
+  }
+
+  const GenerateOptions& options_;
+  Groups groups_;
+  Model model_;
+  at::Tensor negative_text_;
+};
+
+// The options that ranks must agree on (paths may differ between hosts) and the prompts, a line each.
+std::string common_text(const GenerateOptions& options, const std::vector<std::string>& prompts) {
+  std::string text;
+  const auto add = [&](const auto& field) {
+    const auto& value = options.*field.member;
+    using T = std::decay_t<decltype(value)>;
+    if constexpr (config::NamedEnum<T>) {
+      text += fmt::format("{}={}\n", field.name, config::enum_name(value));
+    } else if constexpr (std::is_same_v<T, std::optional<double>>) {
+      text += fmt::format("{}={}\n", field.name, value ? fmt::format("{}", *value) : "null");
+    } else if constexpr (!std::is_same_v<T, std::filesystem::path>) {
+      text += fmt::format("{}={}\n", field.name, value);
+    }
+  };
+  std::apply([&](const auto&... fields) { (add(fields), ...); }, GenerateOptions::fields());
+  for (const std::string& prompt : prompts) text += fmt::format("prompt {}\n", prompt);
+  return text;
+}
+
+void say_who_does_what(const Teams& teams, comm::World& world, std::size_t num_prompts) {
+  if (world.size() == 1 || !world.is_first()) return;
+  const auto num_pairs =
+      std::count_if(teams.list().begin(), teams.list().end(), [](const Team& team) { return team.num_groups == 2; });
+  log::info("generate", "{} prompt{} over {} ranks: {} at a time{}{}", num_prompts, num_prompts == 1 ? "" : "s",
+            world.size(), teams.list().size(),
+            num_pairs == 0 ? "" : fmt::format(", {} with the branches of guidance side by side", num_pairs),
+            teams.num_spare_ranks() == 0 ? "" : fmt::format(", {} ranks idle", teams.num_spare_ranks()));
+}
+
+std::vector<GeneratedFile> run_checked(const GenerateOptions& options, const RunContext& context) {
+  const at::NoGradGuard no_grad;
+  const std::vector<std::string> prompts = read_prompts(options);
+  comm::World& world = *context.world;
+  const Teams teams(options, world.size(), prompts.size());
+  world.require_same("options of generate", common_text(options, prompts));
+  say_who_does_what(teams, world, prompts.size());
+  const comm::GroupPtr all = world.all();
+  const Place place = teams.place_of(world.rank());
+  std::optional<Groups> groups;
+  std::unique_ptr<Generator> generator;
+  if (place.team >= 0) {
+    groups.emplace(place, world);
+    generator = std::make_unique<Generator>(options, context, *groups);
+    if (groups->is_writer() && options.video_save_path.has_parent_path()) {
+      std::filesystem::create_directories(options.video_save_path.parent_path());
+    }
+  }
+  // All ranks meet after each step, those without a prompt too: so nobody waits for longer than a step at the end, and
+  // a rank that hangs is noticed.
+  std::optional<Progress> progress;
+  if (world.is_first()) {
+    progress.emplace("generate", teams.num_rounds() * static_cast<std::uint64_t>(options.num_steps), "steps");
+  }
+  std::vector<GeneratedFile> files;
+  for (std::size_t round = 0; round < teams.num_rounds(); ++round) {
+    const std::size_t index = round * teams.list().size() + static_cast<std::size_t>(std::max(place.team, 0));
+    const bool is_idle = place.team < 0 || index >= prompts.size();
+    if (progress) progress->set_note(fmt::format("prompt {}/{}", index + 1, prompts.size()));
+    const auto on_step = [&](std::int64_t step) {
+      world.set_place(is_idle ? "idle"
+                              : fmt::format("prompt {}, step {} of {} done", index, step + 1, options.num_steps));
+      if (!all->is_alone()) all->barrier();
+      if (progress) progress->advance(1);
+    };
+    if (is_idle) {
+      for (std::int64_t step = 0; step < options.num_steps; ++step) on_step(step);
+    } else if (auto file = generator->make(index, prompts[index],
+                                           teams.list()[static_cast<std::size_t>(place.team)].first_rank, on_step)) {
+      files.push_back(std::move(*file));
+    }
+  }
+  if (progress) progress->finish();
   return files;
 }
 
@@ -226,9 +234,30 @@ std::vector<GeneratedFile> run(const GenerateOptions& options, const RunContext&
   } catch (const c10::OutOfMemoryError& error) {
     throw ResourceError(
         "memory of the GPU: got {}x{}x{} frames, which does not fit, want a smaller clip ({}); hint: "
-        "lower --num-video-frames, --height or --width",
+        "lower --num-video-frames, --height or --width, or more ranks a video: --cp-size",
         options.height, options.width, options.num_video_frames, error.what_without_backtrace());
   }
+}
+
+std::vector<std::string> report(const std::vector<GeneratedFile>& files, comm::World& world) {
+  std::string mine;  // "INDEX LINE" a file
+  for (const GeneratedFile& file : files) {
+    std::string path = file.path.string();
+    std::replace(path.begin(), path.end(), '\n', '?');
+    mine += fmt::format("{} {}: {}x{}, {}, {}\n", file.index, path, file.height, file.width,
+                        file.frames == 1 ? "a picture" : fmt::format("{} frames at {} fps", file.frames, file.fps),
+                        format_duration(file.seconds));
+  }
+  std::map<std::uint64_t, std::string> by_index;
+  for (const std::string& text : world.gather_text(mine)) {
+    std::istringstream lines(text);
+    std::uint64_t index = 0;
+    for (std::string line; lines >> index && std::getline(lines.ignore(1), line);) by_index[index] = line;
+  }
+  std::vector<std::string> report;
+  if (!world.is_first()) return report;
+  for (auto& [index, line] : by_index) report.push_back(std::move(line));
+  return report;
 }
 
 }  // namespace dfm::generate

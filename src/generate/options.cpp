@@ -35,9 +35,9 @@ void GenerateOptions::check(config::Problems& problems) const {
   if (!prompt.empty() && !prompts_file.empty()) {
     problems.push_back({"prompt", "both a prompt and a prompts_file", "one of them", ""});
   }
-  if (cp_size > 1) {
-    problems.push_back({"cp_size", fmt::format("{}", cp_size), "1",
-                        "more needs as many ranks, and this version makes each clip on one"});
+  if (guidance_parallel == GuidanceParallel::kOn && guidance == 0) {
+    problems.push_back({"guidance_parallel", "on with a guidance of 0", "auto or off",
+                        "without guidance there is one branch to compute"});
   }
   const std::string extension = video_save_path.extension().string();
   const bool is_picture = extension == ".png";

@@ -39,7 +39,8 @@ std::vector<Run> find_runs(const Segments& q, const Segments& kv) {
     const Run next{1, q.offsets[at], q.length(i), kv.offsets[at], kv.length(i)};
     const bool joins = !runs.empty() && runs.back().q_length == next.q_length &&
                        runs.back().kv_length == next.kv_length &&
-                       runs.back().q_begin + runs.back().count * next.q_length == next.q_begin;
+                       runs.back().q_begin + runs.back().count * next.q_length == next.q_begin &&
+                       runs.back().kv_begin + runs.back().count * next.kv_length == next.kv_begin;
     if (joins) {
       ++runs.back().count;
     } else {
@@ -122,59 +123,67 @@ double zero_rows(std::int64_t total_keys, std::int64_t length) {
   return static_cast<double>(total_keys - length);
 }
 
-struct AttentionByRuns : torch::autograd::Function<AttentionByRuns> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_THd, const at::Tensor& k_LHd,
-                            const at::Tensor& v_LHd, const Segments& q_segments, const Segments& kv_segments,
-                            std::int64_t total_keys) {
-    const double scale = 1 / std::sqrt(static_cast<double>(q_THd.size(2)));
-    const std::vector<Run> runs = find_runs(q_segments, kv_segments);
-    std::int64_t covered = 0;
-    for (const Run& run : runs) covered += run.count * run.q_length;
-    const at::TensorOptions options = q_THd.options();
-    const at::Tensor out =
-        covered == q_THd.size(0) ? at::empty(q_THd.sizes(), options) : at::zeros(q_THd.sizes(), options);
-    variable_list saved{q_THd, k_LHd, v_LHd, out};
-    for (const Run& run : runs) {
-      auto [part, lse] = run_forward(q_rows(q_THd, run), kv_rows(k_LHd, run), kv_rows(v_LHd, run), scale);
-      at::Tensor target = q_rows(out, run);
-      const double weight = total_keys < 0 ? 0 : zero_rows(total_keys, run.kv_length);
-      if (weight > 0) {
-        const at::Tensor longer = at::logaddexp(lse, at::full({}, std::log(weight), lse.options()));
-        at::mul_out(target, part, (lse - longer).exp_().to(part.scalar_type()).unsqueeze(-1));
-        saved.push_back(longer);
-      } else {
-        target.copy_(part);
-        saved.push_back(lse);
-      }
-    }
-    ctx->save_for_backward(saved);
-    save_segments(*ctx, "q", q_segments);
-    save_segments(*ctx, "kv", kv_segments);
-    return out;
-  }
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[3];
-    const double scale = 1 / std::sqrt(static_cast<double>(q.size(2)));
-    const std::vector<Run> runs = find_runs(saved_segments(*ctx, "q"), saved_segments(*ctx, "kv"));
-    const at::Tensor grad = grads[0].contiguous();
-    const at::Tensor grad_q = at::zeros(q.sizes(), q.options());
-    const at::Tensor grad_k = at::zeros(k.sizes(), k.options());
-    const at::Tensor grad_v = at::zeros(v.sizes(), v.options());
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      const Run& run = runs[i];
-      const auto parts = run_backward(q_rows(grad, run), q_rows(q, run), kv_rows(k, run), kv_rows(v, run),
-                                      q_rows(out, run), saved[4 + i], scale);
-      q_rows(grad_q, run).copy_(parts[0]);
-      kv_rows(grad_k, run).copy_(parts[1]);
-      kv_rows(grad_v, run).copy_(parts[2]);
-    }
-    return {grad_q, grad_k, grad_v, {}, {}, {}};
+// A run's part of the lse, [B, H, S], a view.
+at::Tensor lse_rows(const at::Tensor& lse_HT, const Run& run) {
+  return lse_HT.narrow(1, run.q_begin, run.count * run.q_length)
+      .unflatten(1, {run.count, run.q_length})
+      .transpose(0, 1);
+}
+
+AttentionPart forward_by_runs(const at::Tensor& q_THd, const at::Tensor& k_LHd, const at::Tensor& v_LHd,
+                              const Segments& q_segments, const Segments& kv_segments, std::int64_t total_keys) {
+  const double scale = 1 / std::sqrt(static_cast<double>(q_THd.size(2)));
+  const at::TensorOptions options = q_THd.options();
+  const auto lse_type = q_THd.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const std::vector<Run> runs = find_runs(q_segments, kv_segments);
+  std::int64_t covered = 0;
+  for (const Run& run : runs) covered += run.count * run.q_length;
+  AttentionPart result{at::empty(q_THd.sizes(), options),
+                       at::empty({q_THd.size(1), q_THd.size(0)}, options.dtype(lse_type))};
+  if (covered < q_THd.size(0)) {
+    result.out_THd.zero_();
+    result.lse_HT.fill_(kMinusInfinity);
   }
-};
+  for (const Run& run : runs) {
+    auto [part, lse] = run_forward(q_rows(q_THd, run), kv_rows(k_LHd, run), kv_rows(v_LHd, run), scale);
+    at::Tensor target = q_rows(result.out_THd, run);
+    const double weight = total_keys < 0 ? 0 : zero_rows(total_keys, run.kv_length);
+    if (weight > 0) {
+      const at::Tensor longer = at::logaddexp(lse, at::full({}, std::log(weight), lse.options()));
+      at::mul_out(target, part, (lse - longer).exp_().to(part.scalar_type()).unsqueeze(-1));
+      lse_rows(result.lse_HT, run).copy_(longer);
+    } else {
+      target.copy_(part);
+      lse_rows(result.lse_HT, run).copy_(lse);
+    }
+  }
+  return result;
+}
+
+AttentionGradients backward_by_runs(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
+                                    const at::Tensor& v, const AttentionPart& whole, const Segments& q_segments,
+                                    const Segments& kv_segments) {
+  const double scale = 1 / std::sqrt(static_cast<double>(q.size(2)));
+  const AttentionGradients result{at::zeros(q.sizes(), q.options()), at::zeros(k.sizes(), k.options()),
+                                  at::zeros(v.sizes(), v.options())};
+  for (const Run& run : find_runs(q_segments, kv_segments)) {
+    const auto parts = run_backward(q_rows(grad, run), q_rows(q, run), kv_rows(k, run), kv_rows(v, run),
+                                    q_rows(whole.out_THd, run), lse_rows(whole.lse_HT, run), scale);
+    q_rows(result.q_THd, run).copy_(parts[0]);
+    kv_rows(result.k_LHd, run).copy_(parts[1]);
+    kv_rows(result.v_LHd, run).copy_(parts[2]);
+  }
+  return result;
+}
 
 // --- CUDA: LibTorch's flash attention on packed rows -----------------------------------------------------------------
+
+bool uses_flash(const at::Tensor& q_THd, const Segments& q_segments, const Segments& kv_segments) {
+  return q_THd.is_cuda() && kv_segments.max_length > 0 && q_segments.max_length > 0 && q_THd.size(2) % 8 == 0 &&
+         q_THd.size(2) <= 256 && (q_THd.scalar_type() == at::kBFloat16 || q_THd.scalar_type() == at::kHalf);
+}
 
 // log of the number of zero rows of each query's segment [T]; -inf for none, and for padding.
 at::Tensor log_zero_rows(const at::Tensor& q_THd, const Segments& q_segments, const Segments& kv_segments,
@@ -186,76 +195,128 @@ at::Tensor log_zero_rows(const at::Tensor& q_THd, const Segments& q_segments, co
   const at::Tensor of_segment = at::tensor(values, at::kFloat).to(q_THd.device(), /*non_blocking=*/true);
   const at::Tensor counts = q_segments.cu_seqlens.diff().to(at::kLong);
   const at::Tensor of_row = of_segment.repeat_interleave(counts, std::nullopt, q_segments.num_tokens());
-  return at::constant_pad_nd(of_row, {0, q_THd.size(0) - q_segments.num_tokens()},
-                             -std::numeric_limits<float>::infinity());
+  return at::constant_pad_nd(of_row, {0, q_THd.size(0) - q_segments.num_tokens()}, kMinusInfinity);
 }
 
-void zero_after(const at::Tensor& rows, std::int64_t used) {
-  if (rows.size(0) > used) rows.narrow(0, used, rows.size(0) - used).zero_();
+void fill_after(const at::Tensor& x, std::int64_t dim, std::int64_t used, double value) {
+  if (x.size(dim) > used) x.narrow(dim, used, x.size(dim) - used).fill_(value);
 }
 
-struct PackedFlashAttention : torch::autograd::Function<PackedFlashAttention> {
+// The first segment that has queries but no keys; -1: none.
+std::int64_t find_without_keys(const Segments& q, const Segments& kv) {
+  for (std::int64_t i = 0; i < q.num_segments(); ++i) {
+    if (q.length(i) > 0 && kv.length(i) == 0) return i;
+  }
+  return -1;
+}
+
+AttentionPart flash_forward(const at::Tensor& q_THd, const at::Tensor& k_LHd, const at::Tensor& v_LHd,
+                            const Segments& q_segments, const Segments& kv_segments, std::int64_t total_keys) {
+  auto [out, lse_HT, rng_state, unused, debug] =
+      at::_flash_attention_forward(q_THd, k_LHd, v_LHd, q_segments.cu_seqlens, kv_segments.cu_seqlens,
+                                   q_segments.max_length, kv_segments.max_length, 0.0, false, false);
+  if (lse_HT.dim() != 2 || lse_HT.size(1) != q_THd.size(0)) {
+    throw InternalError("packed_attention: got lse {}, want heads x rows", fmt::join(lse_HT.sizes(), "x"));
+  }
+  // The library says +inf for a segment without keys; and what it leaves in padding rows is nothing to rely on.
+  if (find_without_keys(q_segments, kv_segments) >= 0) lse_HT.masked_fill_(lse_HT.isposinf(), kMinusInfinity);
+  fill_after(lse_HT, 1, q_segments.num_tokens(), kMinusInfinity);
+  if (total_keys >= 0) {
+    const at::Tensor longer = at::logaddexp(lse_HT, log_zero_rows(q_THd, q_segments, kv_segments, total_keys));
+    out = (out * (lse_HT - longer).exp_().t().unsqueeze(-1)).to(q_THd.scalar_type());
+    lse_HT = longer;
+  }
+  fill_after(out, 0, q_segments.num_tokens(), 0);
+  return {out, lse_HT};
+}
+
+AttentionGradients flash_backward(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const AttentionPart& whole, const Segments& q_segments, const Segments& kv_segments) {
+  // State of dropout, of which there is none.
+  const at::Tensor rng_state = at::empty({2}, q.options().dtype(at::kUInt64));
+  const at::Tensor unused = at::empty({}, q.options().dtype(at::kUInt64));
+  auto [grad_q, grad_k, grad_v] = at::_flash_attention_backward(
+      grad, q, k, v, whole.out_THd.contiguous(), whole.lse_HT.contiguous(), q_segments.cu_seqlens,
+      kv_segments.cu_seqlens, q_segments.max_length, kv_segments.max_length, 0.0, false, rng_state, unused);
+  fill_after(grad_q, 0, q_segments.num_tokens(), 0);
+  fill_after(grad_k, 0, kv_segments.num_tokens(), 0);
+  fill_after(grad_v, 0, kv_segments.num_tokens(), 0);
+  return {grad_q, grad_k, grad_v};
+}
+
+// --- either
+// -----------------------------------------------------------------------------------------------------------
+
+AttentionPart forward_part(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& q_segments,
+                           const Segments& kv_segments, std::int64_t total_keys) {
+  return uses_flash(q, q_segments, kv_segments) ? flash_forward(q, k, v, q_segments, kv_segments, total_keys)
+                                                : forward_by_runs(q, k, v, q_segments, kv_segments, total_keys);
+}
+
+AttentionGradients backward_part(const at::Tensor& grad_THd, const at::Tensor& q, const at::Tensor& k,
+                                 const at::Tensor& v, const AttentionPart& whole, const Segments& q_segments,
+                                 const Segments& kv_segments) {
+  const at::Tensor grad = grad_THd.contiguous();
+  return uses_flash(q, q_segments, kv_segments) ? flash_backward(grad, q, k, v, whole, q_segments, kv_segments)
+                                                : backward_by_runs(grad, q, k, v, whole, q_segments, kv_segments);
+}
+
+struct PackedAttention : torch::autograd::Function<PackedAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_THd, const at::Tensor& k_LHd,
                             const at::Tensor& v_LHd, const Segments& q_segments, const Segments& kv_segments,
                             std::int64_t total_keys) {
-    auto [out, lse_HT, rng_state, unused, debug] =
-        at::_flash_attention_forward(q_THd, k_LHd, v_LHd, q_segments.cu_seqlens, kv_segments.cu_seqlens,
-                                     q_segments.max_length, kv_segments.max_length, 0.0, false, false);
-    if (lse_HT.dim() != 2 || lse_HT.size(1) != q_THd.size(0)) {
-      throw InternalError("packed_attention: got lse {}, want heads x rows", fmt::join(lse_HT.sizes(), "x"));
-    }
-    if (total_keys >= 0) {
-      const double minus_infinity = -std::numeric_limits<double>::infinity();
-      // The library says +inf for a segment without keys; and what it leaves in padding rows is nothing to rely on.
-      const at::Tensor lse = lse_HT.masked_fill(lse_HT.isposinf(), minus_infinity);
-      const at::Tensor longer = at::logaddexp(lse, log_zero_rows(q_THd, q_segments, kv_segments, total_keys));
-      out = (out * (lse - longer).exp_().t().unsqueeze(-1)).to(q_THd.scalar_type());
-      lse_HT = longer;
-    }
-    zero_after(out, q_segments.num_tokens());
-    ctx->save_for_backward({q_THd, k_LHd, v_LHd, out, lse_HT.contiguous(), rng_state, unused});
+    const AttentionPart part = forward_part(q_THd, k_LHd, v_LHd, q_segments, kv_segments, total_keys);
+    ctx->save_for_backward({q_THd, k_LHd, v_LHd, part.out_THd, part.lse_HT});
     save_segments(*ctx, "q", q_segments);
     save_segments(*ctx, "kv", kv_segments);
-    return out;
+    return part.out_THd;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    const Segments q_segments = saved_segments(*ctx, "q");
-    const Segments kv_segments = saved_segments(*ctx, "kv");
-    auto [grad_q, grad_k, grad_v] = at::_flash_attention_backward(
-        grads[0].contiguous(), saved[0], saved[1], saved[2], saved[3], saved[4], q_segments.cu_seqlens,
-        kv_segments.cu_seqlens, q_segments.max_length, kv_segments.max_length, 0.0, false, saved[5], saved[6]);
-    zero_after(grad_q, q_segments.num_tokens());
-    zero_after(grad_k, kv_segments.num_tokens());
-    zero_after(grad_v, kv_segments.num_tokens());
-    return {grad_q, grad_k, grad_v, {}, {}, {}};
+    const AttentionGradients found = backward_part(grads[0], saved[0], saved[1], saved[2], {saved[3], saved[4]},
+                                                   saved_segments(*ctx, "q"), saved_segments(*ctx, "kv"));
+    return {found.q_THd, found.k_LHd, found.v_LHd, {}, {}, {}};
   }
 };
+
+void check_rows(const at::Tensor& q_THd, const at::Tensor& k_LHd, const Segments& q_segments,
+                const Segments& kv_segments) {
+  if (q_segments.num_segments() != kv_segments.num_segments() || q_THd.size(0) < q_segments.num_tokens() ||
+      k_LHd.size(0) < kv_segments.num_tokens()) {
+    throw InternalError("packed_attention: got {} query and {} key segments, want the same number within the rows",
+                        q_segments.num_segments(), kv_segments.num_segments());
+  }
+}
 
 }  // namespace
 
 at::Tensor packed_attention(const at::Tensor& q_THd, const at::Tensor& k_LHd, const at::Tensor& v_LHd,
                             const Segments& q_segments, const Segments& kv_segments,
                             std::optional<std::int64_t> total_keys) {
-  if (q_segments.num_segments() != kv_segments.num_segments() || q_THd.size(0) < q_segments.num_tokens() ||
-      k_LHd.size(0) < kv_segments.num_tokens()) {
-    throw InternalError("packed_attention: got {} query and {} key segments, want the same number within the rows",
-                        q_segments.num_segments(), kv_segments.num_segments());
-  }
+  check_rows(q_THd, k_LHd, q_segments, kv_segments);
   if (!total_keys) {
-    for (std::int64_t i = 0; i < q_segments.num_segments(); ++i) {
-      if (q_segments.length(i) > 0 && kv_segments.length(i) == 0) {
-        throw InternalError("packed_attention: segment {}: got no key, want at least one", i);
-      }
+    if (const std::int64_t found = find_without_keys(q_segments, kv_segments); found >= 0) {
+      throw InternalError("packed_attention: segment {}: got no key, want at least one", found);
     }
   }
-  const bool has_keys = kv_segments.max_length > 0 && q_segments.max_length > 0;
-  const bool use_flash = q_THd.is_cuda() && has_keys && q_THd.size(2) % 8 == 0 && q_THd.size(2) <= 256 &&
-                         (q_THd.scalar_type() == at::kBFloat16 || q_THd.scalar_type() == at::kHalf);
-  const std::int64_t keys = total_keys.value_or(-1);
-  return use_flash ? PackedFlashAttention::apply(q_THd, k_LHd, v_LHd, q_segments, kv_segments, keys)
-                   : AttentionByRuns::apply(q_THd, k_LHd, v_LHd, q_segments, kv_segments, keys);
+  return PackedAttention::apply(q_THd, k_LHd, v_LHd, q_segments, kv_segments, total_keys.value_or(-1));
+}
+
+AttentionPart packed_attention_forward(const at::Tensor& q_THd, const at::Tensor& k_LHd, const at::Tensor& v_LHd,
+                                       const Segments& q_segments, const Segments& kv_segments) {
+  check_rows(q_THd, k_LHd, q_segments, kv_segments);
+  const at::NoGradGuard no_grad;
+  return forward_part(q_THd, k_LHd, v_LHd, q_segments, kv_segments, -1);
+}
+
+AttentionGradients packed_attention_backward(const at::Tensor& grad_THd, const at::Tensor& q_THd,
+                                             const at::Tensor& k_LHd, const at::Tensor& v_LHd,
+                                             const at::Tensor& out_THd, const at::Tensor& lse_HT,
+                                             const Segments& q_segments, const Segments& kv_segments) {
+  check_rows(q_THd, k_LHd, q_segments, kv_segments);
+  const at::NoGradGuard no_grad;
+  return backward_part(grad_THd, q_THd, k_LHd, v_LHd, {out_THd, lse_HT}, q_segments, kv_segments);
 }
 
 }  // namespace dfm::ops

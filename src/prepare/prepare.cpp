@@ -2,79 +2,28 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
 
 #include "dfm/base/error.h"
-#include "dfm/base/hash.h"
 #include "dfm/base/log.h"
 #include "dfm/base/progress.h"
 #include "dfm/data/ordered_work.h"
 #include "dfm/data/shard_writer.h"
 #include "dfm/data/source.h"
-#include "dfm/models/encoders.h"
+#include "prepare/encoder.h"
+#include "prepare/peers.h"
 #include "prepare/run_state.h"
-#include "prepare/text_cache.h"
+#include "prepare/share.h"
 
 namespace dfm::prepare {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kDefaultTokenizer = "nvidia/Cosmos-0.1-Tokenizer-CV4x8x8";  // the tutorial's
-constexpr const char* kDefaultTextEncoder = "google-t5/t5-11b";
-
-// One item of the source, done: a sample, or why there is none.
-struct Result {
-  std::optional<data::SampleParts> parts;
-  Skipped skipped;
-  bool has_caption = false;
-};
-
-bool is_synthetic(const std::string& input) { return input.starts_with("synthetic:"); }
-
-// Hash over what the source holds: a stopped run cannot continue with other pictures behind the same numbers.
-std::uint64_t source_fingerprint(const data::Source& source) {
-  std::uint64_t hash = fnv1a64("");
-  for (std::size_t i = 0; i < source.size(); ++i) {
-    try {
-      const data::SourceItem item = source.item(i);
-      hash = fnv1a64(item.name, hash);
-      hash = fnv1a64(item.caption ? "\ncaption " + *item.caption + "\n" : "\nno caption\n", hash);
-    } catch (const Error&) {
-      hash = fnv1a64("\nunreadable caption\n", hash);  // the item is skipped when its turn comes
-    }
-  }
-  return hash;
-}
-
-// Drawn butterflies are simple: the size at which a small model learns them, and soon.
-constexpr std::int64_t kShortSide = 512;
-constexpr std::int64_t kSyntheticShortSide = 96;
-
-std::int64_t short_side_of(const PrepareOptions& options) {
-  return options.short_side.value_or(is_synthetic(options.input) ? kSyntheticShortSide : kShortSide);
-}
-
-// Everything that decides the bytes of the data set.
-Settings make_settings(const PrepareOptions& options, const data::Source& source) {
-  const std::string encoder = source.default_encoder();
-  Settings settings;
-  settings["input"] = is_synthetic(options.input) ? options.input : fs::weakly_canonical(options.input).string();
-  settings["media"] = fmt::format("{} items {:016x}", source.size(), source_fingerprint(source));
-  settings["tokenizer"] = options.tokenizer.value_or(encoder.empty() ? kDefaultTokenizer : encoder);
-  settings["text_encoder"] = options.text_encoder.value_or(encoder.empty() ? kDefaultTextEncoder : encoder);
-  settings["short_side"] = fmt::to_string(short_side_of(options));
-  settings["num_video_frames"] = fmt::to_string(options.num_video_frames);
-  settings["fps"] = options.fps ? fmt::to_string(*options.fps) : "each clip's own";
-  settings["shard_max_count"] = fmt::to_string(options.shard_max_count);
-  settings["shard_max_bytes"] = fmt::to_string(options.shard_max_bytes);
-  if (is_synthetic(options.input)) settings["seed"] = fmt::to_string(options.seed);
-  settings["dfm_version"] = DFM_VERSION;
-  return settings;
-}
 
 void check_captions(const data::Source& source) {
   std::int64_t num_missing = 0;
@@ -90,73 +39,6 @@ void check_captions(const data::Source& source) {
                   num_missing, source.size(), names, num_missing > kMostNames ? ", ..." : "");
 }
 
-class Encoder {
- public:
-  Encoder(const data::Source& source, const PrepareOptions& options, const Settings& settings, at::Device device)
-      : source_(source),
-        device_(device),
-        tokenizer_(models::make_tokenizer(settings.at("tokenizer"), device)),
-        text_encoder_(models::make_text_encoder(settings.at("text_encoder"), device)),
-        texts_(*text_encoder_) {
-    limits_.short_side = short_side_of(options);
-    limits_.num_video_frames = options.num_video_frames;
-    limits_.fps = options.fps;
-    limits_.temporal_compression = tokenizer_->temporal_compression();
-    limits_.side_multiple = 2 * tokenizer_->spatial_compression();
-    if (limits_.short_side < limits_.side_multiple) {
-      throw ConfigError("--short-side: got {}, want at least {}", limits_.short_side, limits_.side_multiple);
-    }
-  }
-
-  [[nodiscard]] const models::VideoTokenizer& tokenizer() const { return *tokenizer_; }
-  [[nodiscard]] const models::TextEncoder& text_encoder() const { return *text_encoder_; }
-
-  // Thread safe. Media that cannot be read are skipped; any other error is thrown.
-  Result run(std::uint64_t index) {
-    const c10::InferenceMode inference;
-    at::set_num_threads(1);  // of this thread: the workers fill the cores
-    Result result;
-    result.skipped.name = fmt::format("item {}", index);
-    try {
-      const data::SourceItem item = source_.item(index);
-      result.skipped.name = item.name;
-      result.has_caption = item.caption.has_value();
-      result.parts = encode(index, item);
-    } catch (const Error& error) {
-      if (error.code() != ExitCode::kData) throw;
-      result.skipped.reason = error.what();
-    }
-    return result;
-  }
-
- private:
-  data::SampleParts encode(std::uint64_t index, const data::SourceItem& item) {
-    const data::SourceMedia media = source_.load(index, limits_);
-    const at::Tensor rgb_CTHW = media.rgb_THW3.to(device_).permute({3, 0, 1, 2});
-    // One copy straight into the layout that encoders want: a clip's pixels take hundreds of megabytes.
-    at::Tensor pixels_CTHW = at::empty(rgb_CTHW.sizes(), rgb_CTHW.options().dtype(at::kFloat));
-    pixels_CTHW.copy_(rgb_CTHW).div_(127.5).sub_(1.0);
-    data::SampleDescription description;
-    description.fps = media.fps;
-    description.caption = item.caption.value_or("");
-    description.source = item.name;
-    description.num_frames = media.rgb_THW3.size(0);
-    description.image_height = media.rgb_THW3.size(1);
-    description.image_width = media.rgb_THW3.size(2);
-    description.original_height = media.original_height;
-    description.original_width = media.original_width;
-    return data::make_sample_parts(data::sample_key(index), tokenizer_->encode(pixels_CTHW),
-                                   texts_.encode(description.caption), description);
-  }
-
-  const data::Source& source_;
-  at::Device device_;
-  std::unique_ptr<models::VideoTokenizer> tokenizer_;
-  std::unique_ptr<models::TextEncoder> text_encoder_;
-  TextCache texts_;
-  data::LoadLimits limits_;
-};
-
 // One thread a worker, and the caller's setting afterwards.
 class SerialOperations {
  public:
@@ -169,53 +51,101 @@ class SerialOperations {
   int before_ = at::get_num_threads();
 };
 
-std::uint64_t next_item(const RunState& state) {
-  return state.records().empty() ? 0 : state.records().back().next_item;
+// What run() works with, on each rank.
+struct Job {
+  const data::Source& source;
+  const PrepareOptions& options;
+  const RunContext& context;
+  const Settings& settings;
+
+  [[nodiscard]] comm::World& world() const { return *context.world; }
+};
+
+// The bar, on the first rank: its own samples as they come, those of the others as it hears of them.
+class Bar {
+ public:
+  Bar(const Job& job, std::uint64_t num_before)
+      : is_shown_(job.context.show_progress && job.world().is_first()),
+        shown_(num_before),
+        progress_("prepare", job.source.size(), "samples", num_before) {}
+  void show(std::uint64_t done) {
+    if (!is_shown_ || done <= shown_) return;
+    progress_.advance(done - std::exchange(shown_, done));
+  }
+  void finish() {
+    if (is_shown_) progress_.finish();
+  }
+
+ private:
+  bool is_shown_;
+  std::uint64_t shown_;
+  Progress progress_;
+};
+
+// Name of the file in which a rank tells the first what it has made.
+std::string result_name(const Share& share, int rank) { return fmt::format("{}-result-{}", share.run_name, rank); }
+
+void write_result(const RunState& state, const std::string& name, const std::vector<SkippedItem>& skipped_at_end) {
+  nlohmann::json json = {{"shards", nlohmann::json::array()}, {"skipped", nlohmann::json::array()}};
+  for (const ShardRecord& record : state.records()) json["shards"].push_back(record.shard);
+  for (const auto& [item, skipped] : skipped_at_end) json["skipped"].push_back({item, skipped.name, skipped.reason});
+  state.write(name, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-// From the first item that is in no complete shard to the last. Gives what was skipped after the last shard.
-std::vector<Skipped> write_shards(const data::Source& source, Encoder& encoder, const PrepareOptions& options,
-                                  const RunContext& context, RunState& state) {
-  std::vector<std::string> finished;
-  for (const ShardRecord& record : state.records()) finished.push_back(record.shard);
-  const std::uint64_t first = next_item(state);
+// Adds the shards to `state`; gives what was skipped after the last of them.
+std::vector<SkippedItem> read_result(RunState& state, const std::string& name) {
+  std::vector<SkippedItem> skipped;
+  try {
+    const nlohmann::json json = nlohmann::json::parse(state.read(name));
+    for (const auto& shard : json.at("shards")) state.load(shard);
+    for (const auto& row : json.at("skipped")) skipped.push_back({row.at(0), {row.at(1), row.at(2)}});
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError("{}: got damaged notes of a rank ({}), want them whole", name, error.what());
+  }
+  return skipped;
+}
+
+// Encodes and writes this rank's share. Gives what was skipped after its last shard.
+std::vector<SkippedItem> write_shards(const Job& job, Encoder& encoder, const Share& share, std::uint64_t num_before,
+                                      RunState& state, Peers& peers, Bar& bar) {
+  std::vector<std::string> earlier;  // names of the series, for its numbers
+  for (std::int64_t number = 0; number < share.first_number; ++number) {
+    earlier.push_back(data::ShardWriter::shard_name(job.world().rank(), number));
+  }
   ShardRecord open;  // of the shard being filled
-  open.next_item = first;
   const auto commit = [&](const std::string& shard, const std::vector<data::SampleEntry>& samples) {
     ShardRecord record = std::exchange(open, {});
-    open.next_item = record.next_item;
     record.shard = shard;
     record.samples = samples;
     state.add(std::move(record));
   };
-  data::ShardWriter writer(
-      options.output_dir,
-      {.max_count = options.shard_max_count, .max_bytes = static_cast<std::uint64_t>(options.shard_max_bytes)}, 0,
-      finished, commit);
-  Progress progress("prepare", source.size(), "samples", first);
+  const data::ShardLimits limits{.max_count = job.options.shard_max_count,
+                                 .max_bytes = static_cast<std::uint64_t>(job.options.shard_max_bytes)};
+  data::ShardWriter writer(job.options.output_dir, limits, job.world().rank(), earlier, commit);
+  const bool is_alone = job.world().size() == 1;
+  const std::uint64_t counted_before = is_alone ? num_before : 0;
+  const std::uint64_t total = is_alone ? job.source.size() : share.items.size();
   const SerialOperations serial;
-  data::OrderedWork<Result> work(first, source.size(), static_cast<std::uint64_t>(2 * options.num_workers + 2));
-  const data::WorkerThreads<Result> workers(options.num_workers, work,
-                                            [&](std::uint64_t index) { return encoder.run(index); });
-  for (std::uint64_t index = first; std::optional<Result> result = work.next(); ++index) {
+  data::OrderedWork<Result> work(0, share.items.size(), static_cast<std::uint64_t>(2 * job.options.num_workers + 2));
+  const data::WorkerThreads<Result> workers(job.options.num_workers, work,
+                                            [&](std::uint64_t i) { return encoder.run(share.items[i]); });
+  for (std::uint64_t i = 0; std::optional<Result> result = work.next(); ++i) {
     // A shard that this sample does not fit into is committed first, without it.
     if (result->parts) {
       writer.add(*result->parts);
       open.num_without_caption += result->has_caption ? 0 : 1;
     } else {
-      open.skipped.push_back(std::move(result->skipped));
+      open.skipped.push_back({share.items[i], std::move(result->skipped)});
     }
-    open.next_item = index + 1;
-    if (context.show_progress) progress.advance(1);
-    if (context.on_progress) context.on_progress(index + 1, source.size());
+    peers.set_done(i + 1);
+    bar.show(num_before + i + 1 + peers.others_done());
+    if (job.context.on_progress) job.context.on_progress(counted_before + i + 1, total);
   }
   writer.close_shard();
-  if (context.show_progress) progress.finish();
   return std::move(open.skipped);
 }
 
-data::DatasetCard make_card(const PrepareOptions& options, const Settings& settings, const Encoder& encoder,
-                            const std::vector<data::SampleEntry>& samples) {
+data::DatasetCard make_card(const Job& job, const Encoder& encoder, const std::vector<data::SampleEntry>& samples) {
   data::DatasetCard card;
   card.tokenizer = encoder.tokenizer().name();
   card.text_encoder = encoder.text_encoder().name();
@@ -233,8 +163,8 @@ data::DatasetCard make_card(const PrepareOptions& options, const Settings& setti
   for (const auto& [fps, count] : clips_at) {
     if (count > most) most = count, card.fps = fps;
   }
-  card.source = options.input;
-  card.settings = settings;
+  card.source = job.options.input;
+  card.settings = job.settings;
   card.dfm_version = DFM_VERSION;
   return card;
 }
@@ -267,42 +197,91 @@ Report report_complete(const PrepareOptions& options, const data::DatasetCard& c
   return report;
 }
 
-Report prepare(const data::Source& source, const PrepareOptions& options, const RunContext& context,
-               const Settings& settings) {
-  Encoder encoder(source, options, settings, context.device);
-  if (options.require_captions) check_captions(source);
-  RunState state(options.output_dir, settings);
+std::int64_t num_samples(const RunState& state) {
+  std::int64_t count = 0;
+  for (const ShardRecord& record : state.records()) count += static_cast<std::int64_t>(record.samples.size());
+  return count;
+}
+
+// All shards are written: the files of the whole folder.
+Report finish(const Job& job, const Encoder& encoder, const RunState& state, std::vector<SkippedItem> skipped) {
   Report report;
-  for (const ShardRecord& record : state.records())
-    report.num_continued += static_cast<std::int64_t>(record.samples.size());
-  if (next_item(state) > 0) {
-    log::info("prepare", "{}: continuing a stopped run after {} of {} items", options.output_dir.string(),
-              next_item(state), source.size());
-  }
-  const std::vector<Skipped> skipped_at_end = write_shards(source, encoder, options, context, state);
+  std::vector<const ShardRecord*> records;
+  for (const ShardRecord& record : state.records()) records.push_back(&record);
+  std::sort(records.begin(), records.end(), [](const auto* a, const auto* b) { return a->shard < b->shard; });
   std::vector<std::string> shards;
   std::vector<data::SampleEntry> samples;
-  for (const ShardRecord& record : state.records()) {
-    shards.push_back(record.shard);
-    samples.insert(samples.end(), record.samples.begin(), record.samples.end());
-    report.skipped.insert(report.skipped.end(), record.skipped.begin(), record.skipped.end());
-    report.num_without_caption += record.num_without_caption;
+  for (const ShardRecord* record : records) {
+    for (data::SampleEntry entry : record->samples) {
+      entry.shard = static_cast<std::uint32_t>(shards.size());
+      samples.push_back(std::move(entry));
+    }
+    shards.push_back(record->shard);
+    skipped.insert(skipped.end(), record->skipped.begin(), record->skipped.end());
+    report.num_without_caption += record->num_without_caption;
   }
-  report.skipped.insert(report.skipped.end(), skipped_at_end.begin(), skipped_at_end.end());
+  std::sort(skipped.begin(), skipped.end(), [](const auto& a, const auto& b) { return a.item < b.item; });
+  for (SkippedItem& item : skipped) report.skipped.push_back(std::move(item.skipped));
   if (samples.empty()) {
     const std::string first =
         report.skipped.empty() ? "none" : fmt::format("{}: {}", report.skipped[0].name, report.skipped[0].reason);
     throw DataError("--input {}: got {} items of which none can be read, want at least one; the first: {}",
-                    options.input, source.size(), first);
+                    job.options.input, job.source.size(), first);
   }
-  data::DatasetCard card = make_card(options, settings, encoder, samples);
+  data::DatasetCard card = make_card(job, encoder, samples);
   card.num_without_caption = report.num_without_caption;
   card.num_skipped = static_cast<std::int64_t>(report.skipped.size());
   report.num_samples = card.num_samples;
   report.num_images = card.num_images;
   report.num_clips = card.num_clips;
-  data::finish_dataset(options.output_dir, shards, std::move(samples), card);
-  state.remove();
+  data::finish_dataset(job.options.output_dir, shards, std::move(samples), card);
+  return report;
+}
+
+Report prepare(const Job& job) {
+  comm::World& world = job.world();
+  world.set_place("loading the encoders");
+  Encoder encoder(job.source, job.options, job.settings, job.context.device);
+  std::optional<RunState> state;
+  std::uint64_t num_before = 0;
+  std::int64_t num_continued = 0;
+  if (world.is_first()) {
+    if (job.options.require_captions) check_captions(job.source);
+    state.emplace(job.options.output_dir, job.settings);
+    const std::vector<char> is_done = state->done_items(job.source.size());
+    num_before = static_cast<std::uint64_t>(std::count(is_done.begin(), is_done.end(), 1));
+    num_continued = num_samples(*state);
+    if (num_before > 0) {
+      log::info("prepare", "{}: continuing a stopped run after {} of {} items", job.options.output_dir.string(),
+                num_before, job.source.size());
+    }
+  }
+  world.set_place("dealing the samples");
+  static_cast<void>(world.gather_text("the folder is ready"));
+  if (!state) state.emplace(job.options.output_dir, world.rank());
+  const Share share = deal_items(job.source, encoder.limits(), job.options.num_workers, *state, world);
+  world.set_place("encoding");
+  Peers peers(job.context.world);
+  Bar bar(job, num_before);
+  std::vector<SkippedItem> skipped = write_shards(job, encoder, share, num_before, *state, peers, bar);
+  if (!world.is_first()) {
+    write_result(*state, result_name(share, world.rank()), skipped);
+    state->leave();
+  }
+  peers.finish([&] { bar.show(num_before + share.items.size() + peers.others_done()); });
+  bar.finish();
+  world.set_place("finishing the data set");
+  Report report;
+  if (world.is_first()) {
+    for (int rank = 1; rank < world.size(); ++rank) {
+      const std::vector<SkippedItem> of_rank = read_result(*state, result_name(share, rank));
+      skipped.insert(skipped.end(), of_rank.begin(), of_rank.end());
+    }
+    report = finish(job, encoder, *state, std::move(skipped));
+    report.num_continued = num_continued;
+    state->remove();
+  }
+  static_cast<void>(world.gather_text("the data set is complete"));
   return report;
 }
 
@@ -310,13 +289,24 @@ Report prepare(const data::Source& source, const PrepareOptions& options, const 
 
 Report run(const PrepareOptions& options, const RunContext& context) {
   const auto start = std::chrono::steady_clock::now();
+  comm::World& world = *context.world;
+  world.set_place("listing the input");
   const std::unique_ptr<data::Source> source = data::open_source(options.input, options.seed);
-  const Settings settings = make_settings(options, *source);
-  const std::optional<data::DatasetCard> card = data::load_card(options.output_dir);
-  Report report = card ? report_complete(options, *card, settings) : prepare(*source, options, context, settings);
+  Settings settings = make_settings(options, *source);
+  world.require_same("input and settings of prepare", describe_view(settings, *source));
+  std::optional<data::DatasetCard> card;
+  if (world.is_first()) {
+    settings["media"] = describe_media(*source);
+    card = data::load_card(options.output_dir);
+  }
+  Report report;
+  if (card) report = report_complete(options, *card, settings);
+  const bool is_complete = world.gather_text(card ? "complete" : "to do").at(0) == "complete";
+  if (!is_complete) report = prepare({*source, options, context, settings});
+  report.already_complete = is_complete;
   report.folder = options.output_dir;
   report.source = source->description();
-  measure_shards(options.output_dir, report);
+  if (world.is_first()) measure_shards(options.output_dir, report);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

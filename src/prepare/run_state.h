@@ -1,40 +1,45 @@
 #pragma once
-// What lets a stopped run continue: `<output>/.dfm_prepare/` with the run's settings and one record for each shard,
-// written before the shard gets its final name. Gone when the data set is complete.
+// What lets a stopped run continue, at any number of ranks: `<output>/.dfm_prepare/` with the run's settings and one
+// record for each shard, written before the shard gets its final name. Gone when the data set is complete. Each file
+// has one writer, is written beside its name and renamed, and is read by a name that the reader was told: no locks
+// between ranks, and nothing for the caches of a network file system to get wrong.
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "dfm/data/card.h"
 #include "dfm/data/dataset.h"
 #include "dfm/prepare/prepare.h"
+#include "prepare/settings.h"
 
 namespace dfm::prepare {
 
-using Settings = std::map<std::string, std::string>;
+// What the names of files start with that last no longer than a run.
+inline constexpr const char* kRunPrefix = "run-";
+
+struct SkippedItem {
+  std::uint64_t item = 0;  // of the source
+  Skipped skipped;
+};
 
 struct ShardRecord {
   std::string shard;
-  std::uint64_t next_item = 0;             // of the source: all before it are in this shard or an earlier one
-  std::vector<Skipped> skipped;            // since the shard before
+  std::vector<SkippedItem> skipped;        // by the shard's rank, since its shard before
   std::int64_t num_without_caption = 0;    // among the shard's samples
-  std::vector<data::SampleEntry> samples;  // `shard` is the number of the shard
+  std::vector<data::SampleEntry> samples;  // `shard` is not set
 };
-
-// "short_side 256, now 512; fps 24, now each clip's own"; "" when they are equal.
-std::string describe_differences(const Settings& before, const Settings& now);
 
 // An advisory lock on a file, given up with the process at the latest.
 class FolderLock {
  public:
   FolderLock() = default;
-  ~FolderLock();
+  ~FolderLock() { give_up(); }
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
   // False when another process holds it.
   bool take(const std::filesystem::path& path);
+  void give_up();
 
  private:
   int descriptor_ = -1;
@@ -42,20 +47,39 @@ class FolderLock {
 
 class RunState {
  public:
-  // Takes the folder for this process: creates it, or continues what a stopped run left there. ConfigError: other
-  // settings. DataError: the folder holds something else, or another process is writing there.
+  // The first rank takes the folder for this run: creates it, or continues what a stopped run left there. ConfigError:
+  // other settings. DataError: the folder holds something else, or a process of another run is writing there.
   RunState(std::filesystem::path output_dir, const Settings& settings);
+  // Another rank joins, after the first has taken the folder.
+  RunState(std::filesystem::path output_dir, std::int64_t rank);
   RunState(const RunState&) = delete;
   RunState& operator=(const RunState&) = delete;
 
-  // Of the shards that are complete, in order.
+  // Of complete shards: those that were there, on the first rank, and those that came since.
   [[nodiscard]] const std::vector<ShardRecord>& records() const { return records_; }
-  // Durable when it returns.
+  // By item: 1 when it is in a complete shard, or skipped before one.
+  [[nodiscard]] std::vector<char> done_items(std::size_t num_items) const;
+  // The number after the last of rank's series.
+  [[nodiscard]] std::int64_t next_number(std::int64_t rank) const;
+
+  // A shard that this rank completes. Durable when it returns.
   void add(ShardRecord record);
+  // A shard that another rank has completed.
+  void load(const std::string& shard);
+
+  // What ranks tell each other through the folder, by names that are new in each run and start with kRunPrefix.
+  void write(const std::string& name, std::string_view bytes) const;
+  [[nodiscard]] std::string read(const std::string& name) const;
+
+  // Another rank has written all that it will.
+  void leave() { lock_.give_up(); }
+  // The data set is complete.
   void remove();
 
  private:
-  void load_records();
+  void load_all();
+  void check_no_rank_is_writing() const;
+
   std::filesystem::path output_dir_, state_dir_;
   std::vector<ShardRecord> records_;
   FolderLock lock_;

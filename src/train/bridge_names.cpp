@@ -12,12 +12,19 @@ constexpr std::string_view kPacked = "rows are always packed, plan and lengths f
 constexpr std::string_view kTokenizer = "the tokenizer is the data set's";
 constexpr std::string_view kNoEvaluation = "no evaluation while training";
 constexpr std::string_view kPositions = "positions are computed, there is no table";
-constexpr std::string_view kOneRank = "this version runs on one rank";
+constexpr std::string_view kPipeline = "this version has no pipeline";
+constexpr std::string_view kExperts = "there are no experts";
+constexpr std::string_view kContext = "cp_comm_type is a2a or p2p for the whole model";
+constexpr std::string_view kOverlap = "ddp.overlap_grad_reduce and ddp.overlap_param_gather decide";
+constexpr std::string_view kReduce = "gradients are summed in float32 and divided by the step's tokens";
+constexpr std::string_view kSharding =
+    "ddp.use_distributed_optimizer shards the optimizer's state, nothing else is sharded";
+constexpr std::string_view kChecked = "losses and gradients are always checked";
 constexpr std::string_view kFixedModel = "fixed by the DiT";
 constexpr std::string_view kPrecision = "mixed_precision decides";
 constexpr std::string_view kNoLoss = "bf16 and fp32 need no loss scale";
 constexpr std::string_view kKernels = "kernels are chosen by the device";
-constexpr std::string_view kRecompute = "recompute_granularity=full recomputes every layer";
+constexpr std::string_view kRecompute = "recompute_granularity decides: selective or full, in every layer";
 constexpr std::string_view kOffload = "there is no offloading";
 constexpr std::string_view kLanguage = "it belongs to language models";
 constexpr std::string_view kBatch = "batches are counted in samples, by train.global_batch_size";
@@ -63,24 +70,23 @@ constexpr auto kNames = std::to_array<config::ForeignName>({
     {"model.init_method*", kFixedModel},
     {"model.output_layer_init_method", kFixedModel},
     {"model.transformer_layer_spec", kPython},
-    {"model.virtual_pipeline_model_parallel_size", kOneRank, "null|1"},
-    {"model.expert_model_parallel_size", kOneRank, "1|null"},
-    {"model.expert_tensor_parallel_size", kOneRank, "1|null"},
-    {"model.microbatch_group_size_per_vp_stage", kOneRank},
-    {"model.num_layers_in_first_pipeline_stage", kOneRank},
-    {"model.num_layers_in_last_pipeline_stage", kOneRank},
-    {"model.pipeline_model_parallel_layout", kOneRank},
-    {"model.account_for_*", kOneRank},
-    {"model.overlap_p2p_comm", kOneRank},
-    {"model.batch_p2p_comm", kOneRank},
-    {"model.deallocate_pipeline_outputs", kOneRank},
-    {"model.defer_embedding_wgrad_compute", kOneRank},
-    {"model.cp_comm_type", kOneRank},
-    {"model.hierarchical_context_parallel_sizes", kOneRank},
-    {"model.hybrid_context_parallel", kOneRank},
-    {"model.max_seqlen_per_dp_cp_rank", kOneRank},
-    {"model.tp_comm_*", kOneRank},
-    {"model.async_tensor_model_parallel_allreduce", kOneRank},
+    {"model.virtual_pipeline_model_parallel_size", kPipeline, "null|1"},
+    {"model.expert_model_parallel_size", kExperts, "1|null"},
+    {"model.expert_tensor_parallel_size", kExperts, "1|null"},
+    {"model.microbatch_group_size_per_vp_stage", kPipeline},
+    {"model.num_layers_in_first_pipeline_stage", kPipeline},
+    {"model.num_layers_in_last_pipeline_stage", kPipeline},
+    {"model.pipeline_model_parallel_layout", kPipeline},
+    {"model.account_for_*", kPipeline},
+    {"model.overlap_p2p_comm", kPipeline},
+    {"model.batch_p2p_comm", kPipeline},
+    {"model.deallocate_pipeline_outputs", kPipeline},
+    {"model.defer_embedding_wgrad_compute", kPipeline},
+    {"model.hierarchical_context_parallel_sizes", kContext},
+    {"model.hybrid_context_parallel", kContext},
+    {"model.max_seqlen_per_dp_cp_rank", kContext},
+    {"model.tp_comm_*", kOverlap},
+    {"model.async_tensor_model_parallel_allreduce", kOverlap},
     {"model.pipeline_dtype", kPrecision},
     {"model.params_dtype", kPrecision},
     {"model.autocast_dtype", kPrecision},
@@ -129,7 +135,6 @@ constexpr auto kNames = std::to_array<config::ForeignName>({
     {"train.manual_gc*", "there is no garbage collector"},
     {"train.train_sync_interval", kRuntime},
     {"train.empty_unused_memory_level", kRuntime},
-    {"train.check_weight_hash_across_dp_replicas_interval", kRuntime},
     {"train.check_optimizer_step_success", kRuntime},
     {"train.exit_signal*", kSignals},
     {"train.exit_interval", kLength, "null"},
@@ -165,8 +170,7 @@ constexpr auto kNames = std::to_array<config::ForeignName>({
     {"optimizer.use_torch_optimizer_for_cpu_offload", kOffload},
     {"optimizer.overlap_cpu_optimizer_d2h_h2d", kOffload},
     {"optimizer.pin_cpu_*", kOffload},
-    {"optimizer.use_distributed_optimizer", kOneRank},
-    {"optimizer.overlap_param_gather*", kOneRank},
+    {"optimizer.overlap_param_gather*", kOverlap},
     {"optimizer.log_num_zeros_in_grad", kLogging},
     {"optimizer.barrier_with_L1_time", kRuntime},
     {"optimizer.timers", kRuntime},
@@ -243,9 +247,47 @@ constexpr auto kNames = std::to_array<config::ForeignName>({
     {"rng.inference_rng_tracker", kRandom},
     {"rng.data_parallel_random_init", kRandom},
 
-    {"ddp", kOneRank},
-    {"comm_overlap", kOneRank},
-    {"dist", kOneRank},
+    {"ddp.align_param_gather", kOverlap},
+    {"ddp.average_in_collective", kReduce},
+    {"ddp.grad_reduce_in_fp32", kReduce},
+    {"ddp.gradient_reduce_div_fusion", kReduce},
+    {"ddp.check_for_nan_in_grad", kChecked},
+    {"ddp.check_for_large_grads", kChecked},
+    {"ddp.num_distributed_optimizer_instances", kSharding, "1|null"},
+    {"ddp.use_megatron_fsdp", kSharding, "false|null"},
+    {"ddp.use_custom_fsdp", kSharding, "false|null"},
+    {"ddp.data_parallel_sharding_strategy", kSharding, "no_shard|optim|null"},
+    {"ddp.outer_dp_sharding_strategy", kSharding, "no_shard|optim|null"},
+    {"ddp.preserve_fp32_weights", kPrecision},
+    {"ddp.fp8_param_gather", kPrecision},
+    {"ddp.keep_fp8_transpose_cache*", kPrecision},
+    {"ddp.suggested_communication_unit_size", kRuntime},
+    {"ddp.pad_buckets_for_high_nccl_busbw", kRuntime},
+    {"ddp.nccl_ub", kRuntime},
+    {"ddp.fsdp_*", kRuntime},
+    {"ddp.disable_symmetric_registration", kRuntime},
+    {"ddp.reuse_grad_buf_for_mxfp8_param_ag", kPrecision},
+    {"ddp.bucket_size_mb", kRuntime},
+    {"ddp.delay_wgrad_compute", kRuntime},
+    {"ddp.param_name_patterns_for_fp32_local_accumulation", kReduce},
+    {"comm_overlap", kOverlap},
+    {"dist.use_megatron_fsdp", kSharding, "false|null"},
+    {"dist.use_torch_fsdp2", kSharding, "false|null"},
+    {"dist.align_grad_reduce", kOverlap},
+    {"dist.local_rank", "the launcher says it"},
+    {"dist.lazy_init", kRuntime},
+    {"dist.lazy_mpu_init", kRuntime},
+    {"dist.use_sharp", kRuntime},
+    {"dist.use_gloo_process_groups", kRuntime},
+    {"dist.use_tp_pp_dp_mapping", "rank order is tensor, context, data, pipeline", "false|null"},
+    {"dist.nccl_communicator_config_path", kRuntime},
+    {"dist.high_priority_stream_groups", kRuntime},
+    {"dist.external_gpu_device_mapping", kRuntime},
+    {"dist.enable_megatron_core_experimental", kRuntime},
+    {"dist.distributed_timeout_seconds_after_init", kRuntime},
+    {"dist.sharp_enabled_group", kRuntime},
+    {"dist.disable_jit_fuser", kRuntime},
+    {"dist.use_decentralized_pg", kRuntime},
     {"ft", kRuntime},
     {"straggler", kRuntime},
     {"nvrx_straggler", kRuntime},
@@ -263,6 +305,7 @@ constexpr auto kNames = std::to_array<config::ForeignName>({
 constexpr auto kAliases = std::to_array<config::AliasName>({
     {"checkpoint.checkpoint_dir", "checkpoint.save"},
     {"checkpoint.load_checkpoint", "checkpoint.load"},
+    {"optimizer.use_distributed_optimizer", "ddp.use_distributed_optimizer"},
 });
 
 }  // namespace

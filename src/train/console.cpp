@@ -1,6 +1,7 @@
 #include "train/console.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/util/accumulate.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ std::string count(std::int64_t number) {
 }  // namespace
 
 void Console::say(const std::string& line) {
+  if (out_ == nullptr) return;
   // The bar gives way to the line and is drawn again below it.
   if (bar_) {
     std::fputs("\r\033[K", stderr);
@@ -35,7 +37,7 @@ void Console::say(const std::string& line) {
 }
 
 void Console::start_bar(std::int64_t train_iters, std::int64_t done) {
-  if (stderr_is_terminal())
+  if (out_ != nullptr && stderr_is_terminal())
     bar_.emplace("train", static_cast<std::uint64_t>(train_iters), "steps", static_cast<std::uint64_t>(done));
 }
 
@@ -49,19 +51,26 @@ void Console::finish_bar() { bar_.reset(); }
 
 std::vector<std::string> describe_run(const TrainConfig& config, const std::string& recipe, const models::Dit& model,
                                       const data::Dataset& dataset, at::Device device, Precision precision,
-                                      std::int64_t done) {
+                                      const Layout& layout, std::int64_t done) {
   std::int64_t parameters = 0;
-  for (const auto& [name, parameter] : model.parameters()) parameters += parameter.numel();
+  for (const parallel::Parameter& parameter : model.placed_parameters())
+    parameters += c10::multiply_integers(parameter.shape);
   const models::DitConfig& shape = model.config();
   const data::DatasetCard& card = dataset.card();
   const std::size_t num_samples = dataset.entries().size();
   std::int64_t clips = 0;
   for (const data::SampleEntry& entry : dataset.entries()) clips += entry.frames > 1 ? 1 : 0;
+  const std::int64_t num_ranks = layout.sizes.world();
+  std::string ranks;
+  if (num_ranks > 1) {
+    ranks = fmt::format("; {} ranks: {}{}", num_ranks, comm::describe(layout.sizes),
+                        layout.parallel.sequence ? ", sequence parallel" : "");
+  }
   return {
       fmt::format("Training a DiT{}: {} layers, width {}, {} heads, {} parameters",
                   recipe.empty() ? "" : fmt::format(" (recipe {})", recipe), shape.num_layers, shape.hidden_size,
                   shape.num_attention_heads, count(parameters)),
-      fmt::format("Device: {}; precision {}", ops::describe_device(device), config::enum_name(precision)),
+      fmt::format("Device: {}; precision {}{}", ops::describe_device(device), config::enum_name(precision), ranks),
       fmt::format("Data: {}: {} pictures, {} clips; tokenizer {}, text encoder {}", dataset.folder().string(),
                   static_cast<std::int64_t>(num_samples) - clips, clips, card.tokenizer, card.text_encoder),
       fmt::format("Steps: {} to {}, {} samples each; a checkpoint {}", done + 1, config.train.train_iters,

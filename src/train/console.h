@@ -11,10 +11,12 @@
 #include "dfm/data/dataset.h"
 #include "dfm/models/dit/dit.h"
 #include "dfm/train/config.h"
+#include "train/layout.h"
 
 namespace dfm::train {
 
-// Lines on a stream, with a progress bar under them where stderr is a terminal.
+// Lines on a stream, with a progress bar under them where stderr is a terminal. Without a stream (ranks that do not
+// speak) it does nothing.
 class Console {
  public:
   explicit Console(std::FILE* out) : out_(out) {}
@@ -31,7 +33,7 @@ class Console {
 // What is trained, on what, with what, where: a line each.
 std::vector<std::string> describe_run(const TrainConfig& config, const std::string& recipe, const models::Dit& model,
                                       const data::Dataset& dataset, at::Device device, Precision precision,
-                                      std::int64_t done);
+                                      const Layout& layout, std::int64_t done);
 
 // Floating-point operations a second at most, dense bf16; 0 where it is not known.
 double peak_flops(const std::string& device_name, Precision precision);

@@ -82,6 +82,7 @@ void Window::add(const StepMetrics& m) {
   sum_.seconds += m.seconds;
   sum_.data_wait_seconds += m.data_wait_seconds;
   sum_.flops += m.flops;
+  sum_.num_ranks = m.num_ranks;
 }
 
 std::string Window::line(std::int64_t train_iters, double peak_flops) const {
@@ -89,15 +90,16 @@ std::string Window::line(std::int64_t train_iters, double peak_flops) const {
   const auto steps = static_cast<double>(std::max<std::int64_t>(steps_, 1));
   const auto with_loss = static_cast<double>(std::max<std::int64_t>(steps_with_loss_, 1));
   const auto padding = static_cast<double>(sum_.padded_tokens - sum_.tokens);
+  const double flops_per_second = sum_.flops / seconds / sum_.num_ranks;
   const int width = static_cast<int>(fmt::formatted_size("{}", train_iters));
   std::string text = fmt::format(
       "Iteration {:>{}}/{}, Loss: {:.6f}, LR: {:.1e}, Grad norm: {:.3f}, Tokens/s: {:.0f}, Step: {:.3f} s, Data wait: "
-      "{:.1f}%, Padding: {:.1f}%, TFLOP/s: {:.2f}",
+      "{:.1f}%, Padding: {:.1f}%, TFLOP/s{}: {:.2f}",
       sum_.iteration, width, train_iters, sum_.loss / with_loss, sum_.learning_rate, sum_.grad_norm / with_loss,
       static_cast<double>(sum_.tokens) / seconds, seconds / steps, 100 * sum_.data_wait_seconds / seconds,
       sum_.padded_tokens > 0 ? 100 * padding / static_cast<double>(sum_.padded_tokens) : 0.0,
-      sum_.flops / seconds * 1e-12);
-  if (peak_flops > 0) text += fmt::format(", MFU: {:.1f}%", 100 * sum_.flops / seconds / peak_flops);
+      sum_.num_ranks > 1 ? "/rank" : "", flops_per_second * 1e-12);
+  if (peak_flops > 0) text += fmt::format(", MFU: {:.1f}%", 100 * flops_per_second / peak_flops);
   if (sum_.bad_samples > 0) text += fmt::format(", Bad samples: {}", sum_.bad_samples);
   return text;
 }

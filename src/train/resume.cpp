@@ -64,7 +64,7 @@ void check_is_run_folder(const fs::path& folder) {
   std::string first;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name == "metrics.jsonl" || name.starts_with("iter_") || name == "tb_logs") return;
+    if (name == "metrics.jsonl" || name == "run.lock" || name.starts_with("iter_") || name == "tb_logs") return;
     if (first.empty() || name < first) first = name;
   }
   if (!first.empty()) {
@@ -76,11 +76,13 @@ void check_is_run_folder(const fs::path& folder) {
 
 // The iteration to go on from, if any; `said` tells why.
 std::optional<checkpoint::IterationFolder> find_source(const TrainConfig& config, const RunContext& context,
-                                                       std::string& said) {
+                                                       std::string& said, std::vector<std::string>& lines) {
   const fs::path& load = config.checkpoint.load;
   if (!load.empty()) {
     said = "checkpoint.load";
-    return checkpoint::resolve_iteration(load);
+    const checkpoint::IterationFolder found = checkpoint::resolve_iteration(load);
+    checkpoint::verify_iteration(found.path);
+    return found;
   }
   check_is_run_folder(config.checkpoint.save);
   const auto complete = checkpoint::complete_iterations(config.checkpoint.save);
@@ -93,7 +95,9 @@ std::optional<checkpoint::IterationFolder> find_source(const TrainConfig& config
         in_brackets(origin_of(context, "checkpoint.resume")));
   }
   said = "found in checkpoint.save; checkpoint.resume=false refuses";
-  return complete.back();
+  checkpoint::WholeIteration whole = checkpoint::newest_whole_iteration(config.checkpoint.save, *context.world);
+  for (const std::string& line : whole.refused) lines.push_back(fmt::format("Not used: {}", line));
+  return whole.found;
 }
 
 // Two histories in one run folder would be taken for one.
@@ -142,13 +146,20 @@ constexpr std::array kShape = {
     ShapeOption{"patch_temporal", &models::DitConfig::patch_temporal},
 };
 
+using LayoutOption = std::int64_t models::DitConfig::*;
+constexpr std::array kLayout = {
+    &models::DitConfig::tensor_model_parallel_size,
+    &models::DitConfig::pipeline_model_parallel_size,
+    &models::DitConfig::context_parallel_size,
+};
+
 }  // namespace
 
 ResumePlan plan_resume(const TrainConfig& config, const RunContext& context) {
   ResumePlan plan;
   plan.config = config;
   std::string said;
-  plan.from = find_source(config, context, said);
+  plan.from = find_source(config, context, said, plan.lines);
   if (!plan.from) {
     make_paths_absolute(plan.config);
     return plan;
@@ -162,11 +173,16 @@ ResumePlan plan_resume(const TrainConfig& config, const RunContext& context) {
     config::merge_yaml(stored, origins, yaml, stored_path.string());
     if (context.over_stored) plan.config = context.over_stored(yaml, stored_path.string());
   }
-  // These say how this run starts, not what it computes: never from the stored configuration.
+  // These say how this run starts and how it is spread, not what it computes: never from the stored configuration.
   plan.config.checkpoint.load = config.checkpoint.load;
   plan.config.checkpoint.resume = config.checkpoint.resume;
   plan.config.checkpoint.pretrained_checkpoint.clear();
   plan.config.dataset.allow_change = config.dataset.allow_change;
+  plan.config.ddp = config.ddp;
+  plan.config.dist = config.dist;
+  for (const LayoutOption& option : kLayout) plan.config.model.*option = config.model.*option;
+  plan.config.model.sequence_parallel = config.model.sequence_parallel;
+  plan.config.model.cp_comm_type = config.model.cp_comm_type;
   const bool is_save_given = !origin_of(context, "checkpoint.save").empty();
   plan.config.checkpoint.save =
       is_save_given || config.checkpoint.load.empty() ? config.checkpoint.save : plan.from->path.parent_path();

@@ -19,8 +19,9 @@ struct ResumePlan {
   std::vector<std::string> lines;  // what is said before anything else
 };
 
-// Looks at folders only. ConfigError: a refused continuation, a run folder that holds something else, a `load` that
-// would fork the run in `save`. CheckpointError: nothing to load.
+// Called by all ranks; what is found in `save` is verified, every block of it, before it counts. ConfigError: a refused
+// continuation, a run folder that holds something else, a `load` that would fork the run in `save`. CheckpointError:
+// nothing to load.
 ResumePlan plan_resume(const TrainConfig& config, const RunContext& context);
 
 // What extra_state.pt says.

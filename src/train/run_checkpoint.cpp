@@ -15,17 +15,21 @@ namespace extra = checkpoint::extra;
 }  // namespace
 
 checkpoint::IterationFolder save_checkpoint(const TrainConfig& config, const ExtraState& state,
-                                            const models::Dit& model, const Optimizer& optimizer) {
-  checkpoint::NamedTensors weights;
-  for (const auto& [name, parameter] : model.parameters()) weights.emplace_back(name, parameter.detach());
+                                            const models::Dit& model, parallel::DistributedOptimizer& optimizer,
+                                            comm::World& world) {
+  std::vector<comm::ShardedTensor> weights = optimizer.weights();
   // DFM's own loader wants these; every reader of ours ignores them.
-  for (auto& constant : model.constant_tensors(model.parameters().front().second.scalar_type()))
-    weights.push_back(std::move(constant));
+  for (const auto& [name, tensor] : model.constant_tensors(weights.front().dtype))
+    weights.push_back(comm::whole_tensor(name, tensor, 0, world.rank(), tensor.sizes().vec(), tensor.scalar_type()));
   return checkpoint::save_iteration(
-      config.checkpoint.save, state.iteration, config.checkpoint.most_recent_k, [&](const fs::path& folder) {
-        checkpoint::write_tensor_file(folder / extra::kWeightsFileName, weights);
-        checkpoint::write_tensor_file(folder / extra::kOptimizerFileName, optimizer.state());
-        checkpoint::write_tensor_file(folder / extra::kFileName, {}, to_scalars(state));
+      config.checkpoint.save, state.iteration, config.checkpoint.most_recent_k, world, [&](const fs::path& folder) {
+        checkpoint::Scalars scalars = to_scalars(state);
+        scalars[extra::kWeightsId] =
+            std::int64_t{checkpoint::write_sharded_tensor_file(folder / extra::kWeightsFileName, weights, world)};
+        scalars[extra::kOptimizerId] = std::int64_t{
+            checkpoint::write_sharded_tensor_file(folder / extra::kOptimizerFileName, optimizer.state(), world)};
+        if (!world.is_first()) return;
+        checkpoint::write_tensor_file(folder / extra::kFileName, {}, scalars);
         write_file_atomically(folder / extra::kConfigFileName, config::to_yaml(config, config::YamlStyle::kFull));
         fs::create_symlink(extra::kWeightsFileName, folder / extra::kModelLinkName);
       });
@@ -42,7 +46,8 @@ ExtraState read_extra_state(const fs::path& iteration_folder) {
   return extra_state_from(checkpoint::TensorFile(path).scalars(), path.string());
 }
 
-void load_training_state(const fs::path& iteration_folder, Optimizer& optimizer) {
+void load_training_state(const fs::path& iteration_folder, parallel::DistributedOptimizer& optimizer,
+                         comm::World& world) {
   const fs::path path = iteration_folder / extra::kOptimizerFileName;
   if (!fs::exists(path)) {
     throw CheckpointError(
@@ -50,7 +55,8 @@ void load_training_state(const fs::path& iteration_folder, Optimizer& optimizer)
         "checkpoint.pretrained_checkpoint",
         iteration_folder.string(), extra::kOptimizerFileName);
   }
-  optimizer.load_state(checkpoint::TensorFile(path).read_all(), path.string());
+  checkpoint::TensorFile(path).read_slices(optimizer.wanted_state(), world);
+  optimizer.state_loaded();
 }
 
 fs::path load_weights(const fs::path& path, models::Dit& model) {

@@ -1,8 +1,8 @@
 #include "dfm/train/trainer.h"
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -10,18 +10,22 @@
 #include <optional>
 
 #include "dfm/base/log.h"
-#include "dfm/comm/launch.h"
+#include "dfm/comm/world.h"
+#include "dfm/config/tree.h"
 #include "dfm/data/loader.h"
 #include "dfm/formats/tensorboard.h"
 #include "dfm/models/dit/dit.h"
 #include "dfm/ops/device.h"
+#include "dfm/parallel/distributed_optimizer.h"
 #include "dfm/train/metrics.h"
-#include "dfm/train/optimizer.h"
 #include "dfm/train/schedule.h"
 #include "dfm/train/step.h"
+#include "train/checks.h"
 #include "train/console.h"
+#include "train/layout.h"
 #include "train/resume.h"
 #include "train/run_checkpoint.h"
+#include "train/settings.h"
 #include "train/signals.h"
 
 namespace dfm::train {
@@ -35,45 +39,10 @@ constexpr std::int64_t kBadSamplesNamed = 10;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-Precision resolve_precision(Precision wanted, at::Device device) {
-  if (wanted != Precision::kAuto) return wanted;
-  return device.is_cuda() ? Precision::kBf16Mixed : Precision::kFp32;
-}
-
-at::ScalarType compute_dtype(Precision precision) {
-  if (precision == Precision::kFp64) return at::kDouble;
-  return precision == Precision::kBf16Mixed ? at::kBFloat16 : at::kFloat;
-}
-
-data::LoaderOptions loader_options(const TrainConfig& config, std::int64_t consumed) {
-  data::LoaderOptions options;
-  options.seed = config.rng.seed;
-  options.limits.max_tokens = config.dataset.task_encoder_seq_length;
-  options.limits.max_samples = config.train.micro_batch_size.value_or(0);
-  options.global_batch_size = config.train.global_batch_size;
-  options.first_position = consumed;
-  options.num_workers = config.dataset.num_workers;
-  options.patch_spatial = config.model.patch_spatial;
-  options.patch_temporal = config.model.patch_temporal;
-  return options;
-}
-
-// The samples of the step whose part of the loss is not a number.
-std::string bad_keys(const data::LoadedStep& step, const data::Dataset& dataset, const std::vector<RowLoss>& losses) {
-  std::vector<std::string> keys;
-  for (std::size_t r = 0; r < losses.size(); ++r) {
-    const at::Tensor segments = losses[r].segments_N.to(at::kCPU, at::kDouble).contiguous();
-    for (std::int64_t i = 0; i < segments.size(0); ++i) {
-      if (std::isfinite(segments.const_data_ptr<double>()[i])) continue;
-      const auto member = static_cast<std::size_t>(step.rows[r].members[static_cast<std::size_t>(i)]);
-      keys.push_back(dataset.entries()[step.samples[member].index].key);
-    }
-  }
-  constexpr std::size_t kMost = 8;
-  const std::size_t more = keys.size() > kMost ? keys.size() - kMost : 0;
-  keys.resize(keys.size() - more);
-  return fmt::format("{}{}", fmt::join(keys, ", "), more > 0 ? fmt::format(" and {} more", more) : "");
-}
+// Sums of a step over all ranks.
+struct StepSums {
+  double loss = 0, tokens = 0, padded_tokens = 0, rows = 0, bad_samples = 0, flops = 0, sigterm = 0, sigint = 0;
+};
 
 class Trainer {
  public:
@@ -82,120 +51,219 @@ class Trainer {
   Summary run();
 
  private:
+  void load_state(const fs::path& from, const ExtraState& stored);
   StepMetrics step(std::int64_t iteration);
+  std::vector<RowLoss> run_rows(const data::LoadedStep& loaded, StepSums& sums);
+  void apply(const data::LoadedStep& loaded, StepMetrics& metrics);
+  std::string rows_with_bad_gradients(const data::LoadedStep& loaded);
+  void skip(StepMetrics& metrics, const std::string& what);
   void report(const StepMetrics& metrics);
   void save();
   void plot();
+  void set_place(const char* what) { world_.set_place(fmt::format("iteration {}, {}", summary_.iteration + 1, what)); }
 
   TrainConfig config_;
   const RunContext& context_;
+  comm::World& world_;
   Clock::time_point start_, last_plot_;
   Precision precision_;
+  Layout layout_;
+  std::optional<checkpoint::RunLock> lock_;
   std::shared_ptr<data::Dataset> dataset_;
   std::optional<models::Dit> model_;
-  std::optional<Optimizer> optimizer_;
+  std::optional<parallel::DistributedOptimizer> optimizer_;
   std::optional<RowBuilder> rows_;
   std::optional<data::StepLoader> loader_;
-  std::optional<MetricsFile> metrics_;
+  std::optional<MetricsFile> metrics_;  // of the first rank, as the events
   std::optional<formats::EventWriter> events_;
   Console console_;
   Window window_;
   Summary summary_;
-  std::int64_t consumed_samples_ = 0, bad_samples_ = 0, saved_iteration_ = -1;
+  std::int64_t consumed_samples_ = 0, bad_samples_ = 0, skipped_steps_ = 0, saved_iteration_ = -1;
+  int stop_signal_ = 0;
   double peak_flops_ = 0;
 };
+
+// The first rank may have to write an index beside a foreign data set: the others open it afterwards.
+std::shared_ptr<data::Dataset> open_dataset(const fs::path& path, comm::World& world) {
+  std::shared_ptr<data::Dataset> dataset;
+  if (world.is_first()) dataset = data::Dataset::open(path);
+  world.all()->barrier();
+  return dataset ? dataset : data::Dataset::open(path);
+}
 
 Trainer::Trainer(const ResumePlan& plan, const RunContext& context, const std::optional<ExtraState>& stored,
                  Clock::time_point start)
     : config_(plan.config),
       context_(context),
+      world_(*context.world),
       start_(start),
       last_plot_(start),
       precision_(resolve_precision(config_.mixed_precision, context.device)),
-      dataset_(data::Dataset::open(config_.dataset.path)),
-      console_(context.out) {
+      layout_(make_layout(config_.model, world_)),
+      console_(world_.is_first() ? context.out : nullptr) {
+  world_.set_place("start");
+  if (world_.is_first()) {
+    for (const std::string& line : config_.model.options_without_effect()) log::warning("train", "{}", line);
+  }
+  const fs::path& folder = config_.checkpoint.save;
+  if (world_.is_first()) {
+    fs::create_directories(folder);
+    lock_.emplace(folder);
+  }
+  dataset_ = open_dataset(config_.dataset.path, world_);
+  world_.require_same(
+      "data set", fmt::format("{} samples, fingerprint {:016x}", dataset_->entries().size(), dataset_->fingerprint()));
   follow_dataset(config_.model, dataset_->card(), dataset_->folder(), context);
   if (stored) check_same_run(*stored, config_, *dataset_, context, plan.from->path);
-  consumed_samples_ = stored ? stored->consumed_samples : 0;
+
   // Starting to read before the model is made hides most of the first wait.
-  loader_.emplace(dataset_, loader_options(config_, consumed_samples_));
+  consumed_samples_ = stored ? stored->consumed_samples : 0;
+  loader_.emplace(dataset_, loader_options(config_, consumed_samples_, layout_, context.device));
 
   const at::ScalarType dtype = compute_dtype(precision_);
-  model_.emplace(config_.model, dtype, context.device, config_.rng.seed);
+  model_.emplace(config_.model, dtype, context.device, config_.rng.seed, layout_.parallel);
   const fs::path& pretrained = config_.checkpoint.pretrained_checkpoint;
-  if (!stored && !pretrained.empty())
+  if (!plan.from && !pretrained.empty())
     console_.say(fmt::format("Weights: {}", load_weights(pretrained, *model_).string()));
-  optimizer_.emplace(model_->parameters(), config_.optimizer);
-  if (stored) load_training_state(plan.from->path, *optimizer_);
-  rows_.emplace(config_.model,
-                StepSettings{config_.diffusion, config_.rng.seed, context.device, dtype, context.device.is_cuda()});
+  optimizer_.emplace(model_->placed_parameters(), layout_.reduce, optimizer_settings(config_));
+  model_->set_before_stage([this](int stage) { optimizer_->wait_for_parameters(stage); });
+  if (stored) load_state(plan.from->path, *stored);
+  rows_.emplace(config_.model, StepSettings{config_.diffusion, config_.rng.seed, context.device, dtype,
+                                            context.device.is_cuda(), layout_.parallel});
 
-  summary_.iteration = stored ? stored->iteration : 0;
-  summary_.run_folder = config_.checkpoint.save;
-  if (plan.from && plan.from->path.parent_path() == config_.checkpoint.save) {
-    saved_iteration_ = summary_.iteration;
-    summary_.checkpoint = plan.from->path;
-  }
-  fs::create_directories(config_.checkpoint.save);
-  metrics_.emplace(config_.checkpoint.save, summary_.iteration);
+  summary_.run_folder = folder;
+  if (!world_.is_first()) return;
+  metrics_.emplace(folder, summary_.iteration);
   const fs::path& tensorboard = config_.logger.tensorboard_dir;
-  events_.emplace(tensorboard.empty() ? config_.checkpoint.save / "tb_logs" : tensorboard);
+  events_.emplace(tensorboard.empty() ? folder / "tb_logs" : tensorboard);
   peak_flops_ = peak_flops(ops::describe_device(context.device), precision_);
+}
+
+void Trainer::load_state(const fs::path& from, const ExtraState& stored) {
+  const auto begin = Clock::now();
+  load_training_state(from, *optimizer_, world_);
+  summary_.iteration = stored.iteration;
+  if (from.parent_path() == config_.checkpoint.save) {
+    saved_iteration_ = stored.iteration;
+    summary_.checkpoint = from;
+  }
+  console_.say(fmt::format("Loaded weights and optimizer state in {:.1f} s", seconds_since(begin)));
+}
+
+// Forward and backward of this rank's rows; what they add to the sums. With the last row gradients start to be reduced.
+std::vector<RowLoss> Trainer::run_rows(const data::LoadedStep& loaded, StepSums& sums) {
+  std::vector<RowLoss> losses;
+  for (std::size_t i = 0; i < loaded.rows.size(); ++i) {
+    const TrainRow built = rows_->build(loaded, loaded.rows[i]);
+    if (i + 1 == loaded.rows.size()) optimizer_->begin_last_row();
+    losses.push_back(forward_backward(*model_, built));
+    if (!layout_.counts_rows()) continue;
+    sums.rows += 1;
+    sums.tokens += static_cast<double>(built.num_tokens);
+    sums.padded_tokens += static_cast<double>(built.input.tokens.length);
+    sums.flops += models::dit_flops(config_.model, built.token_lengths, built.text_lengths);
+  }
+  if (layout_.counts_loss()) {
+    for (const RowLoss& loss : losses) sums.loss += loss.sum.item<double>();
+  }
+  return losses;
 }
 
 StepMetrics Trainer::step(std::int64_t iteration) {
   StepMetrics metrics;
   const auto begin = Clock::now();
+  set_place("reading data");
   const data::LoadedStep loaded = loader_->next();
   metrics.data_wait_seconds = seconds_since(begin);
   metrics.iteration = iteration;
   metrics.learning_rate = learning_rate(config_.optimizer, config_.scheduler, config_.train.train_iters, iteration - 1);
-  for (const data::LoadedSample& sample : loaded.samples) {
-    if (sample.sample.problem.empty()) continue;
-    if (++bad_samples_ <= kBadSamplesNamed)
+  if (layout_.counts_rows()) {
+    for (const data::LoadedSample& sample : loaded.samples) {
+      if (sample.sample.problem.empty() || ++bad_samples_ > kBadSamplesNamed) continue;
       log::warning("train", "sample {}: {}; it weighs 0", dataset_->entries()[sample.index].key, sample.sample.problem);
+    }
   }
-  metrics.bad_samples = loaded.num_bad;
 
-  std::vector<RowLoss> losses;
-  for (const data::Row& row : loaded.rows) {
-    const TrainRow built = rows_->build(loaded, row);
-    losses.push_back(forward_backward(*model_, built));
-    optimizer_->accumulate();
-    metrics.tokens += built.num_tokens;
-    metrics.padded_tokens += built.x0_TC.size(0);
-    metrics.flops += models::dit_flops(config_.model, built.token_lengths, built.text_lengths);
-  }
-  metrics.rows = static_cast<std::int64_t>(loaded.rows.size());
-  consumed_samples_ += static_cast<std::int64_t>(loaded.samples.size());
+  set_place("forward and backward");
+  optimizer_->zero_gradients();
+  StepSums sums;
+  const std::vector<RowLoss> losses = run_rows(loaded, sums);
+  set_place("reducing gradients");
+  optimizer_->reduce_gradients();
+  if (layout_.counts_rows()) sums.bad_samples = static_cast<double>(loaded.num_bad);
+  sums.sigterm = StopSignals::received() == SIGTERM ? 1 : 0;
+  sums.sigint = StopSignals::received() == SIGINT ? 1 : 0;
+  sum_over_ranks(world_, context_.device, {&sums.loss, sizeof(sums) / sizeof(double)});
+
+  metrics.rows = std::llround(sums.rows);
+  metrics.tokens = std::llround(sums.tokens);
+  metrics.padded_tokens = std::llround(sums.padded_tokens);
+  metrics.bad_samples = std::llround(sums.bad_samples);
+  metrics.flops = sums.flops;
+  metrics.num_ranks = world_.size();
+  consumed_samples_ += loaded.num_positions;
   metrics.consumed_samples = consumed_samples_;
+  if (sums.sigterm + sums.sigint > 0) stop_signal_ = sums.sigterm > 0 ? SIGTERM : SIGINT;
 
+  // Not one good sample: the step counts, nothing changes.
+  metrics.loss = metrics.tokens > 0 ? sums.loss / sums.tokens : std::numeric_limits<double>::quiet_NaN();
   if (metrics.tokens > 0) {
-    double sum = 0;
-    for (const RowLoss& loss : losses) sum += loss.sum.item<double>();
-    metrics.loss = sum / static_cast<double>(metrics.tokens);
-    if (!std::isfinite(sum)) {
-      throw DataError(
-          "loss of iteration {}: got {}, want a finite number (samples {}); hint: look at these samples, "
-          "or continue from an earlier checkpoint with a smaller optimizer.lr",
-          iteration, sum, bad_keys(loaded, *dataset_, losses));
+    if (std::isfinite(sums.loss)) {
+      apply(loaded, metrics);
+    } else {
+      const std::string keys = gather_by_rank(world_, keys_with_bad_loss(loaded, *dataset_, losses));
+      if (!config_.train.skip_nonfinite_steps) {
+        throw DataError(
+            "loss of iteration {}: got {}, want a finite number (samples {}); hint: look at these samples, or continue "
+            "from an earlier checkpoint with a smaller optimizer.lr, or set train.skip_nonfinite_steps=true",
+            iteration, sums.loss, keys);
+      }
+      skip(metrics, fmt::format("loss {} (samples {})", sums.loss, keys));
     }
-    metrics.grad_norm = optimizer_->step(metrics.learning_rate, static_cast<double>(metrics.tokens), iteration);
-    if (!std::isfinite(metrics.grad_norm)) {
-      throw DataError(
-          "gradient norm of iteration {}: got {}, want a finite number (loss {:.6g}); hint: continue from "
-          "an earlier checkpoint with a smaller optimizer.lr",
-          iteration, metrics.grad_norm, metrics.loss);
-    }
-  } else {
-    // Not one good sample: the step counts, nothing changes.
-    metrics.loss = std::numeric_limits<double>::quiet_NaN();
   }
   metrics.seconds = seconds_since(begin);
   return metrics;
 }
 
+// The optimizer's step; the gradients are reduced.
+void Trainer::apply(const data::LoadedStep& loaded, StepMetrics& metrics) {
+  set_place("optimizer");
+  metrics.grad_norm = optimizer_->step(metrics.learning_rate, static_cast<double>(metrics.tokens), metrics.iteration);
+  if (std::isfinite(metrics.grad_norm)) return;
+  const std::string keys = gather_by_rank(world_, rows_with_bad_gradients(loaded));
+  if (!config_.train.skip_nonfinite_steps) {
+    throw DataError(
+        "gradient norm of iteration {}: got {}, want a finite number (loss {:.6g}; rows with samples {}); hint: "
+        "continue from an earlier checkpoint with a smaller optimizer.lr, or set train.skip_nonfinite_steps=true",
+        metrics.iteration, metrics.grad_norm, metrics.loss, keys);
+  }
+  skip(metrics, fmt::format("gradient norm {} (rows with samples {})", metrics.grad_norm, keys));
+}
+
+// The step is done again row by row, which is the same, to see which row's gradient is not finite.
+std::string Trainer::rows_with_bad_gradients(const data::LoadedStep& loaded) {
+  std::string text;
+  for (const data::Row& row : loaded.rows) {
+    optimizer_->zero_gradients();
+    forward_backward(*model_, rows_->build(loaded, row));
+    if (optimizer_->has_finite_gradients()) continue;
+    std::vector<std::string> keys;
+    for (const std::int64_t member : row.members)
+      keys.push_back(dataset_->entries()[loaded.samples[static_cast<std::size_t>(member)].index].key);
+    text += (text.empty() ? "" : "; ") + first_few(std::move(keys));
+  }
+  return text;
+}
+
+void Trainer::skip(StepMetrics& metrics, const std::string& what) {
+  metrics.loss = metrics.grad_norm = std::numeric_limits<double>::quiet_NaN();
+  ++skipped_steps_;
+  if (world_.is_first()) log::warning("train", "iteration {}: got {}; it changes nothing", metrics.iteration, what);
+}
+
 void Trainer::report(const StepMetrics& metrics) {
+  if (!world_.is_first()) return;
   metrics_->append(metrics);
   if (std::isfinite(metrics.loss)) {
     events_->scalar("lm loss", metrics.iteration, metrics.loss);
@@ -222,6 +290,8 @@ void Trainer::report(const StepMetrics& metrics) {
 void Trainer::save() {
   if (saved_iteration_ == summary_.iteration) return;
   const auto begin = Clock::now();
+  world_.set_place(fmt::format("saving iteration {}", summary_.iteration));
+  if (lock_) lock_->check_still_mine();
   ExtraState state;
   state.iteration = summary_.iteration;
   state.consumed_samples = consumed_samples_;
@@ -231,8 +301,9 @@ void Trainer::save() {
   state.dataset_card = data::to_json(dataset_->card());
   state.model = config_.model;
   state.precision = precision_;
-  summary_.checkpoint = save_checkpoint(config_, state, *model_, *optimizer_).path;
+  summary_.checkpoint = save_checkpoint(config_, state, *model_, *optimizer_, world_).path;
   saved_iteration_ = summary_.iteration;
+  if (!world_.is_first()) return;
   console_.say(fmt::format("Saved {} ({}, {:.1f} s)", summary_.checkpoint.string(),
                            format_bytes(folder_bytes(summary_.checkpoint)), seconds_since(begin)));
   plot();
@@ -246,17 +317,24 @@ void Trainer::plot() {
 
 Summary Trainer::run() {
   for (const std::string& line : describe_run(config_, summary_.iteration > 0 ? "" : context_.recipe, *model_,
-                                              *dataset_, context_.device, precision_, summary_.iteration))
+                                              *dataset_, context_.device, precision_, layout_, summary_.iteration))
     console_.say(line);
   const StopSignals signals(context_.watch_signals);
+  // One rank acts on its own signal at once; several on what any of them had at the end of the step.
+  const auto signal = [&] { return world_.size() == 1 ? StopSignals::received() : stop_signal_; };
   const auto begin = Clock::now();
   console_.start_bar(config_.train.train_iters, summary_.iteration);
-  while (summary_.iteration < config_.train.train_iters && StopSignals::received() == 0) {
+  while (summary_.iteration < config_.train.train_iters && signal() == 0) {
     const StepMetrics metrics = step(summary_.iteration + 1);
     ++summary_.iteration;
     ++summary_.steps;
     summary_.loss = metrics.loss;
     report(metrics);
+    const std::int64_t check_interval = config_.train.check_weight_hash_across_dp_replicas_interval;
+    if (check_interval > 0 && summary_.iteration % check_interval == 0) {
+      optimizer_->wait_for_parameters();
+      check_equal_weights(*model_, layout_, world_, summary_.iteration);
+    }
     if (context_.on_step) context_.on_step(summary_.iteration, metrics.loss);
     const std::int64_t interval = config_.checkpoint.save_interval;
     if (interval > 0 && summary_.iteration % interval == 0) save();
@@ -264,59 +342,62 @@ Summary Trainer::run() {
   console_.finish_bar();
   if (!window_.is_empty()) console_.say(window_.line(config_.train.train_iters, peak_flops_));
   if (summary_.steps > 0 || summary_.iteration > 0) save();
-  events_->flush();
+  if (events_) events_->flush();
   summary_.seconds = seconds_since(begin);
 
-  const int signal = StopSignals::received();
-  if (signal != 0) {
-    summary_.exit_code = signal == SIGINT ? ExitCode::kInterrupted : ExitCode::kTerminated;
+  if (const int number = signal(); number != 0) {
+    summary_.exit_code = number == SIGINT ? ExitCode::kInterrupted : ExitCode::kTerminated;
     console_.say(fmt::format("Stopped by {} after iteration {}; the same command continues",
-                             signal == SIGINT ? "SIGINT" : "SIGTERM", summary_.iteration));
+                             number == SIGINT ? "SIGINT" : "SIGTERM", summary_.iteration));
     return summary_;
   }
   console_.say(fmt::format("Trained {} steps in {}, loss {:.6f}; memory: {}", summary_.steps,
                            format_duration(summary_.seconds), summary_.loss, describe_memory(context_.device)));
   console_.say(fmt::format("Loss curve: {}", (config_.checkpoint.save / "loss.svg").string()));
   if (bad_samples_ > 0) console_.say(fmt::format("Bad samples: {}, each weighed 0", bad_samples_));
+  if (skipped_steps_ > 0)
+    console_.say(fmt::format("Skipped steps: {}, whose loss or gradient was not finite", skipped_steps_));
   return summary_;
 }
 
-void refuse_several_ranks() {
-  const comm::Launch launch = comm::read_launch();
-  if (launch.world_size > 1) {
-    throw CommError("world size: got {} ({}), want 1: this version trains on one rank; hint: start dfm train by itself",
-                    launch.world_size, launch.launcher);
+// Nothing to train: says so, after checking that the run in the folder is the one that is meant.
+Summary report_finished(const ResumePlan& plan, const ExtraState& stored, const RunContext& context, Console& console) {
+  comm::World& world = *context.world;
+  if (fs::is_directory(plan.config.dataset.path)) {  // another seed, shape or data set is not this run
+    TrainConfig wanted = plan.config;
+    const auto dataset = open_dataset(wanted.dataset.path, world);
+    follow_dataset(wanted.model, dataset->card(), dataset->folder(), context);
+    check_same_run(stored, wanted, *dataset, context, plan.from->path);
   }
+  console.say(
+      fmt::format("Already at iteration {} of train.train_iters={}: nothing to do; a larger train.train_iters "
+                  "goes on",
+                  stored.iteration, plan.config.train.train_iters));
+  Summary summary;
+  summary.iteration = stored.iteration;
+  summary.run_folder = plan.config.checkpoint.save;
+  summary.checkpoint = plan.from->path;
+  return summary;
 }
 
 }  // namespace
 
 Summary run(const TrainConfig& config, const RunContext& context) {
   const auto start = Clock::now();
-  refuse_several_ranks();
+  comm::World& world = *context.world;
+  comm::make_grid(world.size(), static_cast<int>(config.model.tensor_model_parallel_size),
+                  static_cast<int>(config.model.context_parallel_size),
+                  static_cast<int>(config.model.pipeline_model_parallel_size));
   const ResumePlan plan = plan_resume(config, context);
-  Console console(context.out);
+  world.require_same("configuration",
+                     fmt::format("{}continues: {}\n", config::to_yaml(plan.config, config::YamlStyle::kFull),
+                                 plan.from ? plan.from->path.string() : "nothing"));
+  Console console(world.is_first() ? context.out : nullptr);
   for (const std::string& line : plan.lines) console.say(line);
   std::optional<ExtraState> stored;
   if (plan.from) {
     stored = read_extra_state(plan.from->path);
-    if (stored->iteration >= plan.config.train.train_iters) {
-      if (fs::is_directory(plan.config.dataset.path)) {  // another seed, shape or data set is not this run
-        TrainConfig wanted = plan.config;
-        const auto dataset = data::Dataset::open(wanted.dataset.path);
-        follow_dataset(wanted.model, dataset->card(), dataset->folder(), context);
-        check_same_run(*stored, wanted, *dataset, context, plan.from->path);
-      }
-      console.say(
-          fmt::format("Already at iteration {} of train.train_iters={}: nothing to do; a larger "
-                      "train.train_iters goes on",
-                      stored->iteration, plan.config.train.train_iters));
-      Summary summary;
-      summary.iteration = stored->iteration;
-      summary.run_folder = plan.config.checkpoint.save;
-      summary.checkpoint = plan.from->path;
-      return summary;
-    }
+    if (stored->iteration >= plan.config.train.train_iters) return report_finished(plan, *stored, context, console);
   }
   if (plan.config.dataset.path.empty())
     throw ConfigError("dataset.path: got no value, want the folder that `dfm prepare` wrote; hint: --dataset-path DIR");

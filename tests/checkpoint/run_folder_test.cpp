@@ -15,13 +15,14 @@ void write_note(const fs::path& folder, const std::string& text) { write_file_at
 
 IterationFolder save(const fs::path& run, std::int64_t iteration, std::int64_t keep = -1,
                      const std::string& text = "x") {
-  return save_iteration(run, iteration, keep, [&](const fs::path& folder) { write_note(folder, text); });
+  return save_iteration(run, iteration, keep, *comm::World::solo(),
+                        [&](const fs::path& folder) { write_note(folder, text); });
 }
 
 TEST(RunFolder, SavedIterationIsCompleteAndNamedAsLatest) {
   const test::TempFolder temp;
   const fs::path run = temp / "run";
-  const IterationFolder saved = save_iteration(run, 1000, -1, [&](const fs::path& folder) {
+  const IterationFolder saved = save_iteration(run, 1000, -1, *comm::World::solo(), [&](const fs::path& folder) {
     EXPECT_EQ(folder.filename(), "iter_0001000.tmp");
     EXPECT_TRUE(complete_iterations(run).empty());
     write_note(folder, "hello");
@@ -39,7 +40,7 @@ TEST(RunFolder, FailedSaveLeavesTheOlderIterationAndNoRest) {
     write_note(folder, "half");
     throw ResourceError("disk full");
   };
-  EXPECT_DFM_ERROR(ExitCode::kResource, "disk full", save_iteration(temp.path(), 20, -1, broken));
+  EXPECT_DFM_ERROR(ExitCode::kResource, "disk full", save_iteration(temp.path(), 20, -1, *comm::World::solo(), broken));
   EXPECT_FALSE(fs::exists(temp / "iter_0000020.tmp"));
   EXPECT_EQ(resolve_iteration(temp.path()).iteration, 10);
   EXPECT_EQ(read_text_file(temp / "latest_checkpointed_iteration.txt"), "10");

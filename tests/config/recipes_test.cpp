@@ -112,14 +112,37 @@ TEST(LoadConfig, TutorialsNamesForTheRunFolderAreTaken) {
   EXPECT_EQ(loaded.foreign_warning, "");
 }
 
-TEST(LoadConfig, ParallelSizesAreOptionsOfWhichOneRankIsTaken) {
+TEST(LoadConfig, ParallelSizesMustDivideTheHeads) {
   ConfigSources sources;
-  sources.overrides = {"model.tensor_model_parallel_size=1", "model.sequence_parallel=false"};
+  sources.overrides = {"model.tensor_model_parallel_size=4", "model.sequence_parallel=true",
+                       "model.context_parallel_size=3"};
   EXPECT_EQ(load_error(sources), "");
-  sources.overrides = {"model.tensor_model_parallel_size=4", "model.sequence_parallel=true"};
+  sources.overrides = {"model.tensor_model_parallel_size=6"};
   EXPECT_EQ(load_error(sources),
-            "model.tensor_model_parallel_size: got 4, want 1: this version runs on one rank (command line)\n"
-            "model.sequence_parallel: got true, want false: this version runs on one rank (command line)");
+            "model.tensor_model_parallel_size: got 6, want a divisor of num_attention_heads = 16 (command line); hint: "
+            "set model.tensor_model_parallel_size=2");
+  sources.overrides = {"model.cp_comm_type=a2a", "model.context_parallel_size=3"};
+  EXPECT_EQ(load_error(sources),
+            "model.cp_comm_type: got a2a with context_parallel_size = 3, want a context_parallel_size that divides the "
+            "16 heads of a tensor rank (command line); hint: set model.cp_comm_type=p2p");
+  sources.overrides = {"model.pipeline_model_parallel_size=2"};
+  EXPECT_EQ(load_error(sources),
+            "model.pipeline_model_parallel_size: got 2, want 1: this version has no pipeline (command line)");
+}
+
+TEST(LoadConfig, NamesOfBridgeForRanksAreTaken) {
+  ConfigSources sources;
+  sources.overrides = {"ddp.grad_reduce_in_fp32=true", "ddp.use_distributed_optimizer=false",
+                       "dist.distributed_timeout_minutes=3", "ddp.data_parallel_sharding_strategy=no_shard",
+                       "comm_overlap.tp_comm_overlap=false"};
+  const LoadedConfig loaded = load_config(sources);
+  EXPECT_FALSE(loaded.config.ddp.use_distributed_optimizer);
+  EXPECT_EQ(loaded.config.dist.distributed_timeout_minutes, 3);
+  EXPECT_NE(loaded.foreign_warning.find("ddp.grad_reduce_in_fp32"), std::string::npos) << loaded.foreign_warning;
+  sources.overrides = {"optimizer.use_distributed_optimizer=false"};
+  EXPECT_FALSE(load_config(sources).config.ddp.use_distributed_optimizer);
+  sources.overrides = {"ddp.use_megatron_fsdp=true"};
+  EXPECT_NE(load_error(sources).find("ddp.use_megatron_fsdp"), std::string::npos);
 }
 
 TEST(LoadConfig, ShapesThatTheModelCannotHaveAreErrors) {

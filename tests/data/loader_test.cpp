@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <map>
+#include <memory>
+#include <set>
 #include <thread>
 
 #include "data/small_dataset.h"
@@ -124,6 +127,133 @@ TEST(StepLoader, KeepsABadSampleOutOfTheRows) {
   }
   EXPECT_EQ(num_members, 5U);
   for (std::size_t i = 0; i < 6; ++i) EXPECT_EQ(step.samples[i].index, whole.samples[i].index);
+}
+
+// The shares of all data ranks, put together by position.
+struct WholeStep {
+  std::map<std::int64_t, std::size_t> index_at;  // by position
+  std::vector<double> tokens;                    // by rank
+};
+
+WholeStep put_together(std::vector<LoadedStep> shares, const Dataset& dataset) {
+  WholeStep whole;
+  for (const LoadedStep& share : shares) {
+    EXPECT_EQ(share.first_position, shares[0].first_position);
+    EXPECT_EQ(share.num_positions, shares[0].num_positions);
+    std::set<std::int64_t> members;
+    double tokens = 0;
+    for (const Row& row : share.rows) {
+      std::int64_t sum = 0;
+      for (const std::int64_t member : row.members) {
+        EXPECT_TRUE(members.insert(member).second);
+        sum += num_tokens(dataset.entries()[share.samples.at(static_cast<std::size_t>(member)).index], 2, 1);
+      }
+      EXPECT_EQ(sum, row.num_tokens);
+      tokens += static_cast<double>(sum);
+    }
+    EXPECT_EQ(members.size(), share.samples.size());  // each sample of the rank lies in one row
+    whole.tokens.push_back(tokens);
+    std::int64_t last = -1;
+    for (const LoadedSample& loaded : share.samples) {
+      EXPECT_GT(loaded.position, last);
+      last = loaded.position;
+      EXPECT_EQ(loaded.sample.caption, std::to_string(loaded.index));
+      EXPECT_TRUE(whole.index_at.emplace(loaded.position, loaded.index).second) << loaded.position;
+    }
+  }
+  return whole;
+}
+
+TEST(StepLoader, DealsTheStepToDataRanks) {
+  for (const std::int64_t num_ranks : {2, 3, 7}) {
+    const auto dataset = std::make_shared<FakeDataset>(23);
+    const LoaderOptions options{.limits = {.max_tokens = 32, .token_multiple = 4}, .global_batch_size = 6};
+    StepLoader alone(dataset, options);
+    std::vector<std::unique_ptr<StepLoader>> loaders;
+    for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
+      LoaderOptions of_rank = options;
+      of_rank.data_rank = rank, of_rank.num_data_ranks = num_ranks;
+      of_rank.num_workers = 1 + rank % 3;
+      loaders.push_back(std::make_unique<StepLoader>(dataset, of_rank));
+    }
+    for (std::int64_t step = 0; step < 8; ++step) {
+      std::vector<LoadedStep> shares(loaders.size());
+      for (std::size_t i = 0; i < loaders.size(); ++i) {  // the order in which ranks ask does not matter
+        const std::size_t rank = (i + static_cast<std::size_t>(step)) % loaders.size();
+        shares[rank] = loaders[rank]->next();
+      }
+      const WholeStep whole = put_together(std::move(shares), *dataset);
+      const LoadedStep want = alone.next();
+      EXPECT_EQ(want.num_positions, 6);
+      ASSERT_EQ(whole.index_at.size(), want.samples.size());
+      for (const LoadedSample& loaded : want.samples) EXPECT_EQ(whole.index_at.at(loaded.position), loaded.index);
+      EXPECT_EQ(want.first_position, step * 6);
+    }
+  }
+}
+
+TEST(StepLoader, ReadsOnlyTheSamplesOfItsRank) {
+  const auto dataset = std::make_shared<FakeDataset>(12);
+  LoaderOptions options{.limits = {.max_tokens = 32}, .global_batch_size = 12};
+  options.num_data_ranks = 3;
+  const LoadedStep share = StepLoader(dataset, options).next();
+  std::set<std::size_t> mine;
+  for (const LoadedSample& loaded : share.samples) mine.insert(loaded.index);
+  for (std::size_t index = 0; index < 12; ++index) {
+    if (mine.contains(index)) continue;
+    const auto damaged = std::make_shared<FakeDataset>(12);
+    damaged->failing = index;
+    EXPECT_EQ(describe(StepLoader(damaged, options).next()), describe(share)) << index;
+  }
+}
+
+TEST(StepLoader, DealsByTheCostThatItIsGiven) {
+  const auto dataset = std::make_shared<FakeDataset>(30);
+  const auto shares = [&](const PackCost& cost) {
+    std::string text;
+    for (std::int64_t rank = 0; rank < 2; ++rank) {
+      LoaderOptions options{.limits = {.max_tokens = 32}, .global_batch_size = 9};
+      options.data_rank = rank, options.num_data_ranks = 2, options.cost = cost;
+      text += describe(StepLoader(dataset, options).next()) + "\n";
+    }
+    return text;
+  };
+  EXPECT_NE(shares({.per_token = 1}), shares({.per_token = 0, .per_pair = 1}));
+}
+
+TEST(StepLoader, AgreesWithThoseThatReadTheSameSamples) {
+  const auto dataset = std::make_shared<FakeDataset>(6);
+  LoaderOptions options{.limits = {.max_tokens = 32}, .global_batch_size = 6};
+  dataset->bad = sample_at(options.seed, 1, 6);
+  std::vector<std::int64_t> asked;
+  options.agree = [&](std::vector<std::int64_t>& is_bad) {
+    asked = is_bad;
+    is_bad = {0, 0, 0, 1, 0, 0};  // position 1 is good there, and 3 bad
+  };
+  const LoadedStep step = StepLoader(dataset, options).next();
+  EXPECT_EQ(asked, (std::vector<std::int64_t>{0, 1, 0, 0, 0, 0}));
+  EXPECT_EQ(step.num_bad, 2);
+  std::set<std::int64_t> members;
+  for (const Row& row : step.rows) members.insert(row.members.begin(), row.members.end());
+  EXPECT_EQ(members, (std::set<std::int64_t>{0, 2, 4, 5}));
+  EXPECT_NE(step.samples[3].sample.problem.find("another rank"), std::string::npos);
+  EXPECT_FALSE(step.samples[3].sample.latent_CTHW.defined());
+}
+
+TEST(StepLoader, GivesARankWithoutSamplesAnEmptyStep) {
+  LoaderOptions options{.limits = {.max_tokens = 32}, .global_batch_size = 2};
+  options.data_rank = 3, options.num_data_ranks = 4;
+  options.agree = [](std::vector<std::int64_t>&) { ADD_FAILURE() << "asked without samples"; };
+  StepLoader loader(std::make_shared<FakeDataset>(6), options);
+  for (std::int64_t step = 0; step < 3; ++step) {
+    const LoadedStep loaded = loader.next();
+    EXPECT_TRUE(loaded.samples.empty());
+    EXPECT_TRUE(loaded.rows.empty());
+    EXPECT_EQ(loaded.first_position, 2 * step);
+    EXPECT_EQ(loaded.num_positions, 2);
+  }
+  options.data_rank = 4;
+  EXPECT_DFM_ERROR(ExitCode::kInternal, "data rank 4 of 4", StepLoader(std::make_shared<FakeDataset>(6), options));
 }
 
 TEST(StepLoader, TakesSidesThatCannotBePatchedAsBad) {

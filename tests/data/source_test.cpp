@@ -4,9 +4,11 @@
 
 #include <thread>
 
+#include "dfm/base/file.h"
 #include "dfm/data/source.h"
 #include "dfm/formats/media.h"
 #include "formats/media_files.h"
+#include "formats/small_jpegs.h"
 
 namespace dfm::data {
 namespace {
@@ -82,6 +84,35 @@ TEST(MediaFolder, LoadsAtTheSizeAndLengthThatLimitsAllow) {
   for (std::int64_t t = 0; t < 5; ++t) EXPECT_TRUE(sampled.rgb_THW3[t].equal(clip.rgb_THW3[2 * t]));
 }
 
+TEST(MediaFolder, KnowsPixelsFromHeaders) {
+  const MediaFolder folder;
+  fill(folder);
+  write_bytes(folder / "broken.png", "\x89PNG\r\n");
+  write_bytes(folder / "broken.jpg", "\xFF\xD8\xFF\xE0\x00\x01");
+  write_bytes(folder / "broken.mp4", "no clip, of course");
+  const auto source = open_source(folder.path().string(), 1);
+  for (const std::int64_t num_frames : {121, 8}) {
+    for (const double fps : {0., 5., 12.}) {
+      LoadLimits limits;
+      limits.short_side = 50;
+      limits.num_video_frames = num_frames;
+      if (fps > 0) limits.fps = fps;
+      for (std::size_t i = 0; i < source->size(); ++i) {
+        const std::string name = source->name(i);
+        EXPECT_EQ(name, source->item(i).name);
+        const bool is_broken = name.starts_with("broken");
+        EXPECT_EQ(source->num_pixels(i, limits), is_broken ? 0 : source->load(i, limits).rgb_THW3.numel() / 3) << name;
+      }
+    }
+  }
+  const auto butterflies = open_source("synthetic:butterflies:4", 1);
+  for (std::size_t i = 0; i < 4; ++i) {
+    LoadLimits limits;
+    limits.short_side = 40;
+    EXPECT_EQ(butterflies->num_pixels(i, limits), butterflies->load(i, limits).rgb_THW3.numel() / 3);
+  }
+}
+
 TEST(MediaFolder, LoadsFromManyThreads) {
   const MediaFolder folder;
   fill(folder);
@@ -127,6 +158,41 @@ TEST(MediaFolder, NamesWhatIsWrong) {
   error_of(ExitCode::kConfig, [&] { source->load(0, tiny); });
 }
 
+TEST(ImageSize, ComesFromTheHeaderAlone) {
+  const MediaFolder folder;
+  const auto size_of = [&](std::string_view bytes) {
+    write_bytes(folder / "picture", bytes);
+    const formats::ImageSize size = formats::read_image_size(folder / "picture");
+    return std::pair{size.height, size.width};
+  };
+  using Size = std::pair<std::int64_t, std::int64_t>;
+  for (const std::string& jpeg : {test::grey_jpeg(), test::colour_jpeg(), test::progressive_jpeg()}) {
+    write_bytes(folder / "whole.jpg", jpeg);
+    const at::Tensor picture = formats::read_image(folder / "whole.jpg");
+    const Size want{picture.size(0), picture.size(1)};
+    EXPECT_EQ(size_of(jpeg), want);
+    // Without the picture, and with a comment and fill bytes before the frame.
+    EXPECT_EQ(size_of(jpeg.substr(0, jpeg.size() - 20)), want);
+    EXPECT_EQ(size_of(jpeg.substr(0, 2) + std::string("\xFF\xFE\x00\x06yes!\xFF\xFF", 10) + jpeg.substr(2)), want);
+  }
+  formats::write_png(folder / "p.png", smooth_picture(40, 60));
+  EXPECT_EQ(size_of(read_text_file(folder / "p.png").substr(0, 24)), (Size{40, 60}));
+  // Any cut is an error, never a crash or a wrong size.
+  const std::string& jpeg = test::grey_jpeg();
+  for (std::size_t length = 0; length < 97; ++length) {
+    error_of(ExitCode::kData, [&] { size_of(jpeg.substr(0, length)); });
+  }
+  for (const std::string& bytes : {std::string("GIF89a, and so on and on"), std::string(100, '\0'),
+                                   std::string("\xFF\xD8\xFF\xE0\x00\x01 length", 14), jpeg.substr(0, 2) + jpeg}) {
+    write_bytes(folder / "odd", bytes);
+    try {
+      EXPECT_GT(formats::read_image_size(folder / "odd").height, 0);
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find("odd"), std::string::npos);
+    }
+  }
+}
+
 TEST(TargetSize, ScalesTheShortSideAndCutsToMultiples) {
   const auto size = [](std::int64_t height, std::int64_t width) {
     const Size target = target_size(height, width, {});
@@ -152,6 +218,7 @@ TEST(MediaFolder, ReadsRealMedia) {
     const SourceMedia media = source->load(i, limits);
     EXPECT_EQ(media.rgb_THW3.size(0), item.is_clip ? 5 : 1) << item.name;
     EXPECT_EQ(std::min(media.rgb_THW3.size(1), media.rgb_THW3.size(2)), 64) << item.name;
+    EXPECT_EQ(source->num_pixels(i, limits), media.rgb_THW3.numel() / 3) << item.name;
     EXPECT_GE(std::min(media.original_height, media.original_width), 100) << item.name;
     num_clips += item.is_clip ? 1 : 0;
   }

@@ -43,9 +43,12 @@ TEST(GenerateOptions, WantsOnePromptOrAFile) {
   EXPECT_EQ(problems_of([](auto& o) { o.prompt = "", o.prompts_file = "p.txt"; }), "");
 }
 
-TEST(GenerateOptions, RefusesContextParallelRanksAndOddFileNames) {
-  EXPECT_NE(problems_of([](auto& o) { o.cp_size = 4; }).find("cp_size: 4, 1; more needs as many ranks"),
-            std::string::npos);
+TEST(GenerateOptions, RefusesToShareTheBranchesOfNoGuidance) {
+  const auto problems = problems_of([](auto& o) { o.guidance_parallel = GuidanceParallel::kOn, o.guidance = 0; });
+  EXPECT_NE(problems.find("guidance_parallel: on with a guidance of 0"), std::string::npos);
+}
+
+TEST(GenerateOptions, RefusesOddFileNames) {
   EXPECT_NE(problems_of([](auto& o) { o.video_save_path = "a.gif"; }).find("video_save_path: a.gif"),
             std::string::npos);
   EXPECT_NE(problems_of([](auto& o) { o.video_save_path = "a.png"; }).find("--num-video-frames 1"), std::string::npos);

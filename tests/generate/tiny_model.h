@@ -10,6 +10,7 @@
 #include "dfm/checkpoint/extra_state.h"
 #include "dfm/checkpoint/run_folder.h"
 #include "dfm/checkpoint/tensor_file.h"
+#include "dfm/comm/world.h"
 #include "dfm/data/card.h"
 #include "dfm/models/dit/dit.h"
 #include "dfm/ops/philox_normal.h"
@@ -44,13 +45,14 @@ inline checkpoint::NamedTensors tiny_weights(const models::DitConfig& config = t
 inline void write_iteration(const std::filesystem::path& run_folder, std::int64_t iteration,
                             const checkpoint::NamedTensors& weights, const std::optional<data::DatasetCard>& card) {
   namespace extra = checkpoint::extra;
-  checkpoint::save_iteration(run_folder, iteration, -1, [&](const std::filesystem::path& folder) {
+  const auto write = [&](const std::filesystem::path& folder) {
     checkpoint::write_tensor_file(folder / extra::kWeightsFileName, weights);
     checkpoint::Scalars scalars{{extra::kIteration, iteration}};
     if (card) scalars[extra::kDatasetCard] = data::to_json(*card);
     checkpoint::write_tensor_file(folder / extra::kFileName, {}, scalars);
     std::filesystem::create_symlink(extra::kWeightsFileName, folder / extra::kModelLinkName);
-  });
+  };
+  checkpoint::save_iteration(run_folder, iteration, -1, *comm::World::solo(), write);
 }
 
 }  // namespace dfm::test

@@ -83,7 +83,7 @@ DitInput make_input(const Case& data, at::ScalarType dtype, const Options& optio
   }
   DitInput input;
   input.x_TC = at::constant_pad_nd(data.at(options.x_key).to(dtype), {0, 0, 0, options.padding});
-  input.tokens = ops::Segments::from_lengths(token_lengths);
+  input.tokens = parallel::RowSegments::make(token_lengths, {}, at::kCPU, input.x_TC.size(0));
   input.position_T3 = at::constant_pad_nd(data.at("pos_ids"), {0, 0, 0, options.padding});
   const at::ScalarType wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
   input.c_noise_N = data.at("timesteps").to(wide).expand({num_segments});
@@ -126,9 +126,9 @@ void compare_case(const Case& data, const NamedTensors& weights, at::ScalarType 
   const Dit model = make_model(weights, dtype, recompute);
   DitInput input = make_input(data, dtype, {.padding = padding});
   input.x_TC.set_requires_grad(true);
-  const std::int64_t num_tokens = input.tokens.num_tokens();
+  const std::int64_t num_tokens = input.tokens.row.num_tokens();
   Dit::Trace trace;
-  const at::Tensor out = recompute == Recompute::kFull ? model.forward(input) : model.forward(input, &trace);
+  const at::Tensor out = recompute == Recompute::kNone ? model.forward(input, &trace) : model.forward(input);
   EXPECT_TRUE(at::isfinite(out).all().item<bool>());
   expect_near(out.narrow(0, 0, num_tokens), data.at("out"), tolerance.forward, "out");
   if (recompute == Recompute::kNone) compare_trace(data, trace, tolerance.forward, num_tokens);
@@ -163,7 +163,10 @@ TEST_F(DitGolden, PaddingRowsChangeNothing) {
 
 TEST_F(DitGolden, RecomputeChangesNothing) {
   const Case data(folder_ / "pack_own_sigma.pt");
-  compare_case(data, model_weights(folder_), at::kFloat, test::tolerance(at::kFloat), Recompute::kFull, 6);
+  for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
+    SCOPED_TRACE(config::enum_name(recompute));
+    compare_case(data, model_weights(folder_), at::kFloat, test::tolerance(at::kFloat), recompute, 6);
+  }
 }
 
 TEST_F(DitGolden, AgreesInFloat64) {

@@ -7,6 +7,7 @@
 #include "dfm/base/hash.h"
 #include "dfm/base/philox.h"
 #include "models/dit/embeddings.h"
+#include "models/dit/recompute.h"
 #include "support/errors.h"
 #include "support/tolerance.h"
 
@@ -39,9 +40,9 @@ DitInput random_input(const std::vector<std::int64_t>& tokens, const std::vector
   DitInput input;
   auto generator = at::detail::createCPUGenerator(5);
   const auto num_segments = static_cast<std::int64_t>(tokens.size());
-  input.tokens = ops::Segments::from_lengths(tokens);
+  input.tokens = parallel::RowSegments::make(tokens, {});
   input.text = ops::Segments::from_lengths(text);
-  const std::int64_t rows = input.tokens.num_tokens();
+  const std::int64_t rows = input.tokens.row.num_tokens();
   input.x_TC = at::randn({rows, 64}, generator, at::kDouble).to(dtype);
   input.position_T3 = at::randint(0, 9, {rows, 3}, generator, at::kLong);
   input.c_noise_N = at::randn({num_segments}, generator, at::kDouble);
@@ -54,10 +55,10 @@ DitInput random_input(const std::vector<std::int64_t>& tokens, const std::vector
 DitInput alone(const DitInput& input, std::int64_t i) {
   DitInput one = input;
   const auto at = static_cast<std::size_t>(i);
-  one.tokens = ops::Segments::from_lengths({input.tokens.length(i)});
+  one.tokens = parallel::RowSegments::make({input.tokens.row.length(i)}, {});
   one.text = ops::Segments::from_lengths({input.text.length(i)});
-  one.x_TC = input.x_TC.narrow(0, input.tokens.offsets[at], input.tokens.length(i));
-  one.position_T3 = input.position_T3.narrow(0, input.tokens.offsets[at], input.tokens.length(i));
+  one.x_TC = input.x_TC.narrow(0, input.tokens.row.offsets[at], input.tokens.row.length(i));
+  one.position_T3 = input.position_T3.narrow(0, input.tokens.row.offsets[at], input.tokens.row.length(i));
   one.c_noise_N = input.c_noise_N.narrow(0, i, 1);
   one.fps_N = input.fps_N.narrow(0, i, 1);
   one.text_LE = input.text_LE.narrow(0, input.text.offsets[at], input.text.length(i));
@@ -69,7 +70,8 @@ TEST(Dit, PackedSegmentsDoNotSeeEachOther) {
   const DitInput input = random_input({9, 9, 4, 1}, {3, 0, 5, 1});
   const at::Tensor packed = model.forward(input);
   for (std::int64_t i = 0; i < 4; ++i) {
-    const at::Tensor part = packed.narrow(0, input.tokens.offsets[static_cast<std::size_t>(i)], input.tokens.length(i));
+    const ops::Segments& row = input.tokens.row;
+    const at::Tensor part = packed.narrow(0, row.offsets[static_cast<std::size_t>(i)], row.length(i));
     EXPECT_LT(test::relative_error(part, model.forward(alone(input, i))), test::tolerance(at::kDouble).forward) << i;
   }
 }
@@ -103,8 +105,70 @@ TEST(Dit, RecomputeGivesTheSameGradientsToTheBit) {
     for (const auto& [name, tensor] : model.parameters()) parameters.push_back(tensor);
     return torch::autograd::grad({model.forward(input).square().sum()}, parameters);
   };
-  const auto plain = run(Recompute::kNone), again = run(Recompute::kFull);
-  for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_TRUE(at::equal(plain[i], again[i])) << i;
+  const auto plain = run(Recompute::kNone);
+  for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
+    const auto again = run(recompute);
+    for (std::size_t i = 0; i < plain.size(); ++i) {
+      EXPECT_TRUE(at::equal(plain[i], again[i])) << config::enum_name(recompute) << " " << i;
+    }
+  }
+}
+
+TEST(Recompute, LinearOfAFunctionKeepsNeitherItsValueNorChangesItsGradients) {
+  auto generator = at::detail::createCPUGenerator(5);
+  const at::Tensor x = at::randn({6, 8}, generator, at::kFloat).requires_grad_(true);
+  const at::Tensor weight = at::randn({5, 8}, generator, at::kFloat).requires_grad_(true);
+  int num_calls = 0;
+  c10::weak_intrusive_ptr<c10::TensorImpl> value(at::empty({0}).getIntrusivePtr());
+  const at::Tensor y = linear_recompute(
+      [&](const std::vector<at::Tensor>& inputs) {
+        ++num_calls;
+        at::Tensor result = at::gelu(inputs[0]);
+        value = c10::weak_intrusive_ptr<c10::TensorImpl>(result.getIntrusivePtr());
+        return result;
+      },
+      {x}, weight);
+  EXPECT_TRUE(value.expired());
+  EXPECT_EQ(num_calls, 1);
+  const auto got = torch::autograd::grad({y.square().sum()}, {x, weight});
+  EXPECT_EQ(num_calls, 2);
+  const auto want = torch::autograd::grad({at::linear(at::gelu(x), weight).square().sum()}, {x, weight});
+  EXPECT_TRUE(at::equal(got[0], want[0]));
+  EXPECT_TRUE(at::equal(got[1], want[1]));
+}
+
+TEST(Dit, AnnouncesEachStageOnceAndNotAgainInBackward) {
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
+    DitConfig config = small_config();
+    config.recompute_granularity = recompute;
+    Dit model = busy_model(config);
+    std::vector<int> stages;
+    model.set_before_stage([&](int stage) { stages.push_back(stage); });
+    model.forward(random_input({5, 3}, {2, 0})).sum().backward();
+    EXPECT_EQ(stages, (std::vector<int>{0, 1, 2, 3}));
+  }
+}
+
+// A stage's parameters may still be arriving until it is announced: one used earlier would be stale.
+TEST(Dit, UsesNoParameterBeforeItsStageIsAnnounced) {
+  Dit model = busy_model(small_config());
+  const DitInput input = random_input({5, 3}, {2, 0});
+  const at::Tensor want = model.forward(input);
+  std::vector<at::Tensor> values;
+  for (const parallel::Parameter& parameter : model.placed_parameters()) {
+    const at::NoGradGuard no_grad;
+    values.push_back(parameter.tensor.detach().clone());
+    at::Tensor(parameter.tensor).fill_(std::numeric_limits<double>::quiet_NaN());
+  }
+  model.set_before_stage([&](int stage) {
+    const at::NoGradGuard no_grad;
+    const auto parameters = model.placed_parameters();
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (parameters[i].stage == stage) at::Tensor(parameters[i].tensor).copy_(values[i]);
+    }
+  });
+  const at::NoGradGuard no_grad;
+  EXPECT_TRUE(at::equal(model.forward(input), want));
 }
 
 TEST(Dit, RecomputeAccumulatesIntoGradFields) {
@@ -227,6 +291,38 @@ TEST(DitConfig, ReportsWhatCannotBe) {
   ASSERT_EQ(problems.size(), 2);
   EXPECT_EQ(problems[0].option, "num_attention_heads");
   EXPECT_EQ(problems[1].option, "hidden_size");
+}
+
+TEST(DitConfig, ReportsHeadsThatTheRanksDoNotDivide) {
+  const auto problems_of = [](const DitConfig& config) {
+    config::Problems problems;
+    config.check(problems);
+    return problems;
+  };
+  const config::Problems tensor = problems_of({.tensor_model_parallel_size = 6});
+  ASSERT_EQ(tensor.size(), 1);
+  EXPECT_EQ(tensor[0].option, "tensor_model_parallel_size");
+  EXPECT_EQ(tensor[0].want, "a divisor of num_attention_heads = 16");
+  EXPECT_EQ(tensor[0].hint, "set model.tensor_model_parallel_size=2");
+  DitConfig config{.tensor_model_parallel_size = 4, .context_parallel_size = 8};
+  EXPECT_TRUE(problems_of(config).empty());  // a ring takes any number
+  config.cp_comm_type = parallel::ContextComm::kA2a;
+  const config::Problems context = problems_of(config);
+  ASSERT_EQ(context.size(), 1);
+  EXPECT_EQ(context[0].option, "cp_comm_type");
+  EXPECT_NE(context[0].want.find("the 4 heads of a tensor rank"), std::string::npos) << context[0].want;
+  EXPECT_EQ(context[0].hint, "set model.cp_comm_type=p2p");
+}
+
+TEST(DitConfig, NamesOptionsThatHaveNoEffectInItsLayout) {
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(DitConfig{}.options_without_effect(), Lines{});
+  DitConfig config{.cp_comm_type = parallel::ContextComm::kA2a, .sequence_parallel = true};
+  EXPECT_EQ(config.options_without_effect(),
+            (Lines{"model.sequence_parallel=true has no effect with model.tensor_model_parallel_size=1",
+                   "model.cp_comm_type=a2a has no effect with model.context_parallel_size=1"}));
+  config.tensor_model_parallel_size = config.context_parallel_size = 2;
+  EXPECT_EQ(config.options_without_effect(), Lines{});
 }
 
 }  // namespace

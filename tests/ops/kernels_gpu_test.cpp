@@ -86,6 +86,43 @@ TEST_F(CudaKernelsTest, PackedAttentionEqualsItsReference) {
   }
 }
 
+// Segments of clipped rows: queries without keys, keys without queries, neither, and padding after both.
+TEST_F(CudaKernelsTest, PackedAttentionPartsEqualTheCpus) {
+  const std::vector<std::int64_t> queries{70, 0, 33, 0, 40, 1}, keys{70, 20, 0, 0, 200, 5};
+  const Segments q_host = Segments::from_lengths(queries), k_host = Segments::from_lengths(keys);
+  const Segments q_segments = Segments::from_lengths(queries, device_),
+                 k_segments = Segments::from_lengths(keys, device_);
+  const std::int64_t num_queries = q_host.num_tokens() + 7, num_keys = k_host.num_tokens() + 9,
+                     used = q_host.num_tokens();
+  for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 2e-5), std::pair(at::kBFloat16, 2e-2)}) {
+    const at::Tensor q = random_tensor({num_queries, 4, 72}, at::kDouble, 1).to(dtype);
+    const at::Tensor kv = random_tensor({num_keys, 2, 4, 72}, at::kDouble, 2).to(dtype);
+    const at::Tensor grad = random_tensor({num_queries, 4, 72}, at::kDouble, 3).to(dtype);
+    const auto halves = [&](at::Device device, at::ScalarType type, const Segments& of_q, const Segments& of_k) {
+      const auto on = [&](const at::Tensor& x) { return x.to(device, type); };
+      const at::Tensor k = on(kv).select(1, 0), v = on(kv).select(1, 1);
+      const AttentionPart part = packed_attention_forward(on(q), k, v, of_q, of_k);
+      const AttentionGradients grads =
+          packed_attention_backward(on(grad), on(q), k, v, part.out_THd, part.lse_HT, of_q, of_k);
+      return std::pair(part, grads);
+    };
+    const auto [got, found] = halves(device_, dtype, q_segments, k_segments);
+    const auto [want, wanted] = halves(at::kCPU, at::kDouble, q_host, k_host);
+    EXPECT_LT(test::relative_error(got.out_THd, want.out_THd), tolerance);
+    EXPECT_EQ(got.out_THd.slice(0, used).abs().max().item<double>(), 0);
+    EXPECT_EQ(got.lse_HT.scalar_type(), at::kFloat);
+    const at::Tensor lse = got.lse_HT.to(at::kCPU);
+    EXPECT_TRUE(at::equal(lse.isneginf(), want.lse_HT.isneginf()));
+    EXPECT_LT(test::relative_error(lse.masked_fill(lse.isneginf(), 0), want.lse_HT.masked_fill(lse.isneginf(), 0)),
+              tolerance);
+    EXPECT_LT(test::relative_error(found.q_THd, wanted.q_THd), tolerance);
+    EXPECT_LT(test::relative_error(found.k_LHd, wanted.k_LHd), tolerance);
+    EXPECT_LT(test::relative_error(found.v_LHd, wanted.v_LHd), tolerance);
+    EXPECT_EQ(found.k_LHd.narrow(0, 70, 20).abs().max().item<double>(), 0);  // keys that nobody asked
+    EXPECT_EQ(found.v_LHd.slice(0, k_host.num_tokens()).abs().max().item<double>(), 0);
+  }
+}
+
 TEST_F(CudaKernelsTest, SplitHeadsNormEqualsTheCpus) {
   const auto op = [](const Inputs& x) { return at::cat(split_heads_norm(x[0], 4, 3, {x[1], x[2]}, 1e-5), -1); };
   const Inputs inputs{random_tensor({50, 4 * 3 * 72}), random_tensor({72}, at::kDouble, 2),

@@ -11,6 +11,7 @@
 #include "dfm/data/dataset.h"
 #include "dfm/formats/media.h"
 #include "dfm/models/encoders.h"
+#include "prepare/butterflies.h"
 #include "prepare/run_state.h"
 #include "support/errors.h"
 #include "support/temp_folder.h"
@@ -20,36 +21,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-RunContext quiet() { return {.show_progress = false}; }
-
-PrepareOptions butterflies(const fs::path& output_dir, int count) {
-  PrepareOptions options;
-  options.input = "synthetic:butterflies:" + std::to_string(count);
-  options.output_dir = output_dir;
-  options.short_side = 32;
-  options.num_video_frames = 9;
-  options.shard_max_count = 3;
-  return options;
-}
-
-// Every file of a folder with its contents.
-std::map<std::string, std::string> contents(const fs::path& folder) {
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    const std::string name = entry.path().lexically_relative(folder).string();
-    files[name] = entry.is_regular_file() ? read_text_file(entry.path()) : "a folder";
-  }
-  return files;
-}
-
-void expect_same_files(const fs::path& got_folder, const fs::path& want_folder) {
-  const auto got = contents(got_folder), want = contents(want_folder);
-  std::vector<std::string> got_names, want_names;
-  for (const auto& [name, bytes] : got) got_names.push_back(name);
-  for (const auto& [name, bytes] : want) want_names.push_back(name);
-  ASSERT_EQ(got_names, want_names);
-  for (const auto& [name, bytes] : want) EXPECT_TRUE(got.at(name) == bytes) << name << " differs";
-}
+using test::butterflies;
+using test::contents;
+using test::expect_same_files;
+using test::quiet;
 
 at::Tensor gradient_picture(std::int64_t height, std::int64_t width, std::int64_t shade) {
   const at::Tensor rows = at::arange(height).reshape({height, 1, 1}),
@@ -160,7 +135,7 @@ void expect_continues_after_kill(std::uint64_t num_done) {
   const auto left = contents(base / "killed");
   EXPECT_FALSE(left.contains("dfm_dataset.json"));
   EXPECT_EQ(left.contains("rank0-000000.tar"), num_done > 3);
-  EXPECT_DFM_ERROR(ExitCode::kData, num_done > 3 ? "unfinished" : "unfinished", data::Dataset::open(base / "killed"));
+  EXPECT_DFM_ERROR(ExitCode::kData, "unfinished", data::Dataset::open(base / "killed"));
 
   const Report continued = run(butterflies(base / "killed", 10), quiet());
   EXPECT_EQ(continued.num_continued, static_cast<std::int64_t>((num_done - 1) / 3 * 3));

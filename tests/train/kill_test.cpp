@@ -1,9 +1,5 @@
 // A real `dfm train` process that is told to stop: needs the binary, whose path CMake gives.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <fstream>
@@ -11,6 +7,7 @@
 
 #include "dfm/checkpoint/run_folder.h"
 #include "dfm/train/metrics.h"
+#include "train/process.h"
 #include "train/tiny_run.h"
 
 namespace dfm::train {
@@ -18,32 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Process {
- public:
-  Process(std::vector<std::string> arguments, const fs::path& log) {
-    arguments.insert(arguments.begin(), DFM_BINARY);
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    id_ = fork();
-    if (id_ != 0) return;
-    const int file = open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
-    dup2(file, STDOUT_FILENO);
-    dup2(file, STDERR_FILENO);
-    execv(DFM_BINARY, argv.data());
-    _exit(127);
-  }
-  void signal(int number) const { kill(id_, number); }
-  // The exit code; 128 + signal when one ended it.
-  [[nodiscard]] int wait() const {
-    int status = 0;
-    waitpid(id_, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-
- private:
-  pid_t id_ = -1;
-};
+using test::Process;
 
 std::size_t lines_in(const fs::path& path) {
   std::ifstream in(path);

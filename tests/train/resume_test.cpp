@@ -163,16 +163,49 @@ TEST_F(Resume, KnowsTheDataSetOfTheRunItContinues) {
   EXPECT_THROW(train({"checkpoint.save=" + (folder_.path() / "b").string()}, false), ConfigError);
 }
 
-TEST_F(Resume, DamageIsACheckpointError) {
-  const fs::path folder = train().summary.checkpoint;
-  std::fstream file(folder / "optimizer_states.pt", std::ios::in | std::ios::out | std::ios::binary);
-  file.seekp(static_cast<std::streamoff>(fs::file_size(folder / "optimizer_states.pt") / 2));
+void flip_a_bit(const fs::path& path) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(fs::file_size(path) / 2));
   const char byte = static_cast<char>(file.peek() ^ 1);
+  file.seekp(static_cast<std::streamoff>(fs::file_size(path) / 2));
   file.write(&byte, 1);
-  file.close();
+}
+
+TEST_F(Resume, DamageIsACheckpointErrorWhenNothingElseIsThere) {
+  const fs::path folder = train().summary.checkpoint;
+  flip_a_bit(folder / "optimizer_states.pt");
   expect_contains(error_of({"train.train_iters=4"}, ExitCode::kCheckpoint), "optimizer_states.pt");
   fs::remove(folder / "extra_state.pt");
   expect_contains(error_of({"train.train_iters=4"}, ExitCode::kCheckpoint), "extra_state.pt");
+}
+
+TEST_F(Resume, GoesBackToTheNewestWholeCheckpoint) {
+  const std::vector<double> want =
+      train({"train.train_iters=8", "checkpoint.save=" + (folder_.path() / "whole").string(),
+             "checkpoint.save_interval=0"})
+          .losses;
+  train({"train.train_iters=6", "checkpoint.save_interval=2"});
+  flip_a_bit(run_folder() / "iter_0000006" / "optimizer_states.pt");          // flipped
+  fs::resize_file(run_folder() / "iter_0000004" / "model_weights.pt", 1000);  // cut
+  const test::TinyResult third = train({"train.train_iters=8", "checkpoint.save_interval=2"});
+  expect_contains(third.output, "iter_0000006/optimizer_states.pt");
+  expect_contains(third.output, "iter_0000004/model_weights.pt");
+  expect_contains(third.output, "Continuing from " + (run_folder() / "iter_0000002").string());
+  EXPECT_EQ(third.losses, std::vector<double>(want.begin() + 2, want.end()));
+  for (const auto& folder : checkpoint::complete_iterations(run_folder())) checkpoint::verify_iteration(folder.path);
+}
+
+TEST_F(Resume, RefusesADamagedCheckpointThatIsAskedForByName) {
+  train({"train.train_iters=4", "checkpoint.save_interval=2"});
+  const fs::path newest = run_folder() / "iter_0000004";
+  const std::vector<std::string> load = {"train.train_iters=6", "checkpoint.load=" + newest.string(),
+                                         "checkpoint.save=" + (folder_.path() / "new").string()};
+  flip_a_bit(newest / "optimizer_states.pt");
+  expect_contains(error_of(load, ExitCode::kCheckpoint), "optimizer_states.pt");
+  // Of two saves, each file good by itself.
+  fs::copy_file(run_folder() / "iter_0000002" / "optimizer_states.pt", newest / "optimizer_states.pt",
+                fs::copy_options::overwrite_existing);
+  expect_contains(error_of(load, ExitCode::kCheckpoint), "optimizer_states.pt");
 }
 
 }  // namespace

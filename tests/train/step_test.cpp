@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "dfm/ops/philox_normal.h"
-#include "dfm/train/optimizer.h"
+#include "dfm/parallel/distributed_optimizer.h"
 #include "support/tolerance.h"
 #include "train/tiny_run.h"
 
@@ -89,7 +89,7 @@ TEST_F(TrainStep, RowsHoldEachSamplesOwnNoiseSigmaAndText) {
 
 struct Sums {
   double loss = 0;
-  NamedTensors gradients;
+  parallel::NamedTensors gradients;
   std::size_t num_rows = 0;
 };
 
@@ -108,14 +108,15 @@ models::Dit filled_model(const models::DitConfig& config, at::ScalarType dtype) 
 
 Sums sums_of(const data::LoadedStep& step, const models::DitConfig& config, const StepSettings& settings) {
   const models::Dit model = filled_model(config, settings.compute_dtype);
-  Optimizer optimizer(model.parameters(), {});
+  parallel::DistributedOptimizer optimizer(model.placed_parameters(), {}, {});
   RowBuilder builder(config, settings);
   Sums sums;
   for (const data::Row& row : step.rows) {
     sums.loss += forward_backward(model, builder.build(step, row)).sum.item<double>();
-    optimizer.accumulate();
   }
-  sums.gradients = optimizer.gradients();
+  optimizer.reduce_gradients();
+  for (const comm::ShardedTensor& gradient : optimizer.gradients())
+    sums.gradients.emplace_back(gradient.name, gradient.local.at(0).view(gradient.shape));
   sums.num_rows = step.rows.size();
   return sums;
 }

@@ -192,20 +192,6 @@ TEST_F(Trainer, StopsAtALossThatIsNotANumberAndNamesTheSamples) {
   EXPECT_TRUE(checkpoint::complete_iterations(folder_.path() / "run").empty());
 }
 
-TEST_F(Trainer, RefusesMoreThanOneRank) {
-  setenv("RANK", "1", 1);
-  setenv("WORLD_SIZE", "2", 1);
-  try {
-    run_tiny(config("run"));
-    ADD_FAILURE() << "nothing was thrown";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kComm);
-    EXPECT_NE(std::string(error.what()).find("world size: got 2 (torchrun), want 1"), std::string::npos);
-  }
-  unsetenv("RANK");
-  unsetenv("WORLD_SIZE");
-}
-
 TEST_F(Trainer, LearnsTheData) {
   TrainConfig one = config("run");
   one.train.train_iters = 60;

@@ -15,7 +15,7 @@
 #include "dfm/data/loader.h"
 #include "dfm/models/dit/dit.h"
 #include "dfm/ops/device.h"
-#include "dfm/train/optimizer.h"
+#include "dfm/parallel/distributed_optimizer.h"
 #include "dfm/train/step.h"
 
 namespace {
@@ -79,7 +79,8 @@ int run_step(const Options& options) {
   const dfm::models::DitConfig config = model_config(options);
   const at::ScalarType dtype = compute_dtype(options);
   const dfm::models::Dit model(config, dtype, device, 1234);
-  dfm::train::Optimizer optimizer(model.parameters(), {.clip_grad = 1.0});
+  dfm::parallel::DistributedOptimizer optimizer(model.placed_parameters(), {},
+                                                {.weight_decay = 0.033, .eps = 1e-5, .clip_grad = 1.0});
   dfm::diffusion::DiffusionConfig diffusion;
   diffusion.text_dropout = 0;  // the list of lengths has a dropped one: each step is the same work
   dfm::train::RowBuilder builder(
@@ -94,8 +95,9 @@ int run_step(const Options& options) {
     const dfm::train::RowLoss row_loss = dfm::train::forward_backward(model, row);
     if (device.is_cuda()) loss = row_loss.sum.item<double>();
     const double ran_at = seconds_since(start);
-    optimizer.accumulate();
+    optimizer.reduce_gradients();
     optimizer.step(1e-4, static_cast<double>(row.num_tokens), i + 1);
+    optimizer.zero_gradients();
     loss = row_loss.sum.item<double>() / static_cast<double>(row.num_tokens);
     const double end = seconds_since(start);
     if (i < options.warmup) continue;

@@ -9,6 +9,7 @@
 #include "dfm/base/file.h"
 #include "dfm/base/log.h"
 #include "dfm/config/text.h"
+#include "ranks.h"
 
 namespace dfm::cli {
 namespace {
@@ -96,6 +97,7 @@ void CommandLine::add_flags(CLI::App& app) {
     };
     app.add_option_function<std::string>(both_spellings(flag), note)->take_last();
   }
+  for (const auto& [flag, is_given] : toggles_) app.add_flag(both_spellings(flag), *is_given);
   for (const auto& [flag, set] : flags_) {
     const auto set_each = [&set = set](const std::vector<std::string>& all) {
       for (const std::string& text : all) set(text);
@@ -126,7 +128,7 @@ void CommandLine::parse() {
     merge_.finish();
   }
   take_rest(app.remaining());
-  if (!given_foreign_.empty()) {
+  if (!given_foreign_.empty() && is_first_rank()) {
     std::string list;
     for (const std::string& flag : given_foreign_) list += (list.empty() ? "" : ", ") + flag;
     log::warning("config", "flags of DFM's script without effect here: {}", list);
@@ -142,6 +144,7 @@ std::string CommandLine::meant_flag(const std::string& flag) const {
     for (const config::Option& option : tree_->options) candidates.push_back(config::flag_name(option.name));
   }
   for (const auto& [name, set] : flags_) candidates.push_back(name);
+  for (const auto& [name, is_given] : toggles_) candidates.push_back(name);
   return nearest_name(config::flag_name(flag.substr(std::min(flag.find_first_not_of('-'), flag.size()))), candidates);
 }
 

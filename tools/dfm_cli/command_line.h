@@ -28,6 +28,8 @@ class CommandLine {
   void options(const config::Tree& tree, const config::ForeignTable* foreign);
   // A flag that is not in a struct. `set` may throw nothing; it is called in the order of the command line.
   void flag(const std::string& name, std::function<void(const std::string&)> set);
+  // A flag without a value.
+  void toggle(const std::string& name, bool& is_given) { toggles_.emplace_back(name, &is_given); }
   // Positional arguments are taken; otherwise each is an error. `suggest` names what an unknown flag may have meant.
   void positionals(std::function<std::string(const std::string& name)> suggest);
   void parse();
@@ -51,6 +53,7 @@ class CommandLine {
   std::map<std::string, std::string> aliases_;  // DFM's flag -> option
   std::map<std::string, std::string> ignored_;  // DFM's flag without effect -> reason
   std::vector<std::pair<std::string, std::function<void(const std::string&)>>> flags_;
+  std::vector<std::pair<std::string, bool*>> toggles_;
   bool takes_positionals_ = false;
   std::function<std::string(const std::string&)> suggest_;
   config::Merge merge_;

@@ -1,11 +1,11 @@
 #include "dfm/generate/generate.h"
 
 #include "command_line.h"
-#include "dfm/base/progress.h"
 #include "dfm/comm/launch.h"
 #include "dfm/config/text.h"
 #include "dfm/ops/device.h"
 #include "foreign_flags.h"
+#include "ranks.h"
 #include "subcommands.h"
 
 namespace dfm::cli {
@@ -24,7 +24,8 @@ int run_generate(const std::vector<std::string>& args) {
         "Examples:\n"
         "  dfm generate --checkpoint checkpoints/demo --prompt \"a large blue butterfly in the blue sky\" \\\n"
         "               --height 96 --width 96 --num-video-frames 9 --video-save-path butterfly.mp4\n"
-        "  dfm generate --prompts-file prompts.txt --sampler dpmpp_2m --num-steps 18\n\n"
+        "  dfm generate --prompts-file prompts.txt --sampler dpmpp_2m --num-steps 18\n"
+        "  dfm --nproc-per-node 4 generate --prompt TEXT --cp-size 2    # 2 ranks for each branch of guidance\n\n"
         "Flags:\n{}{}",
         config::flags_help(config::tree_of(defaults)), common_flags_help());
     return 0;
@@ -34,13 +35,12 @@ int run_generate(const std::vector<std::string>& args) {
   const comm::Launch launch = comm::read_launch();
   generate::RunContext context;
   context.device = ops::select_device(line.device(), launch.local_rank);
-  context.rank = launch.rank;
-  context.world_size = launch.world_size;
-  for (const generate::GeneratedFile& file : generate::run(options, context)) {
-    fmt::print("{}: {}x{}, {}, {}\n", file.path.string(), file.height, file.width,
-               file.frames == 1 ? "a picture" : fmt::format("{} frames at {} fps", file.frames, file.fps),
-               format_duration(file.seconds));
-  }
+  context.world = join_world("generate", context.device,
+                             {.distributed_backend = options.distributed_backend,
+                              .distributed_timeout_minutes = options.distributed_timeout_minutes});
+  const auto files = generate::run(options, context);
+  for (const std::string& file : generate::report(files, *context.world)) fmt::print("{}\n", file);
+  context.world->leave();
   return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <new>
 #include <string>
 #include <vector>
@@ -14,7 +15,10 @@
 #include "dfm/base/error.h"
 #include "dfm/base/file.h"
 #include "dfm/base/progress.h"
+#include "dfm/comm/failure.h"
+#include "dfm/comm/supervisor.h"
 #include "dfm/config/merge.h"
+#include "ranks.h"
 #include "subcommands.h"
 
 namespace dfm::cli {
@@ -43,6 +47,8 @@ std::string overview() {
          "  dfm train --recipe demo --dataset-path butterflies\n"
          "  dfm generate --checkpoint checkpoints/demo --prompt \"a large blue butterfly in the blue sky\" \\\n"
          "               --height 96 --width 96 --num-video-frames 9 --video-save-path butterfly.mp4\n"
+         "\nEach runs on several ranks too: `dfm --nproc-per-node 4 train ...` starts four on this machine;\n"
+         "torchrun --no-python, mpirun and srun start them on one machine or many.\n"
          "\n`dfm SUBCOMMAND --help` lists the options, `dfm --version` the version.\n"
          "Exit codes: 2 options, 3 data, 4 checkpoint, 5 communication, 6 memory or disk, 70 a fault of dfm's own.\n";
 }
@@ -59,6 +65,19 @@ int fail(const std::string& subcommand, ExitCode code, const std::string& lines)
   return static_cast<int>(code);
 }
 
+// Of all ranks one prints, and all end with the first cause's code.
+int fail_job(const std::string& subcommand, ExitCode code, const std::string& lines) {
+  comm::Launch launch;
+  try {
+    launch = comm::read_launch();
+  } catch (const Error&) {  // which is what is being reported: nobody can be reached
+  }
+  const comm::Claim claim = comm::claim_failure(launch, code, lines);
+  if (claim.is_first) fail(subcommand, code, claim.label + lines);
+  if (launch.world_size > 1) comm::end_failed(launch, claim.cause);
+  return static_cast<int>(code);
+}
+
 // "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: ..." -> "DefaultCPUAllocator: ..."
 std::string without_enforce_prefix(const std::string& text) {
   const std::size_t end = text.starts_with("[enforce fail") ? text.find(". ") : std::string::npos;
@@ -67,33 +86,55 @@ std::string without_enforce_prefix(const std::string& text) {
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-int run_guarded(const Subcommand& subcommand, const std::vector<std::string>& args) {
+int run_guarded(const std::string& subcommand, const std::vector<std::string>& args, const std::function<int()>& run) {
   const bool is_verbose =
       std::any_of(args.begin(), args.end(), [](const std::string& a) { return a == "--verbose" || a == "-v"; });
   try {
-    return subcommand.run(args);
+    return run();
   } catch (const Error& error) {
-    return fail(subcommand.name, error.code(), error.what());
+    return fail_job(subcommand, error.code(), error.what());
   } catch (const std::bad_alloc&) {
-    return fail(subcommand.name, ExitCode::kResource,
-                "memory: got no more from the system, want enough for this run; hint: smaller sizes, fewer workers");
+    return fail_job(
+        subcommand, ExitCode::kResource,
+        "memory: got no more from the system, want enough for this run; hint: smaller sizes, fewer workers");
   } catch (const c10::Error& error) {
     const std::string text = is_verbose ? error.what() : first_line(error.what_without_backtrace());
     const bool is_memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
                            text.find("can't allocate memory") != std::string::npos;
-    return fail(subcommand.name, is_memory ? ExitCode::kResource : ExitCode::kInternal,
-                is_memory ? fmt::format("memory: got none left ({}), want enough for this run; hint: smaller sizes, or "
-                                        "train.micro_batch_size and model.recompute_granularity=full",
-                                        without_enforce_prefix(text))
-                          : "LibTorch: " + text);
+    return fail_job(subcommand, is_memory ? ExitCode::kResource : ExitCode::kInternal,
+                    is_memory
+                        ? fmt::format("memory: got none left ({}), want enough for this run; hint: smaller sizes, or "
+                                      "train.micro_batch_size and model.recompute_granularity=full",
+                                      without_enforce_prefix(text))
+                        : "LibTorch: " + text);
   } catch (const std::filesystem::filesystem_error& error) {
-    return fail(subcommand.name, ExitCode::kData, first_line(error.what()));
+    return fail_job(subcommand, ExitCode::kData, first_line(error.what()));
   } catch (const std::exception& error) {
-    return fail(subcommand.name, ExitCode::kInternal, std::string("internal: ") + first_line(error.what()));
+    return fail_job(subcommand, ExitCode::kInternal, std::string("internal: ") + first_line(error.what()));
   }
 }
 
+bool asks_for_help(const std::vector<std::string>& args) {
+  return std::any_of(args.begin(), args.end(), [](const std::string& a) { return a == "--help" || a == "-h"; });
+}
+
+int run_subcommand(const Subcommand& subcommand, const std::vector<std::string>& args, const RanksFlag& ranks) {
+  if (!ranks.is_given) return run_guarded(subcommand.name, args, [&] { return subcommand.run(args); });
+  int num_ranks = 1;
+  const int code = run_guarded("", args, [&] {
+    num_ranks = checked_num_ranks(ranks.value);
+    return 0;
+  });
+  if (code != 0) return code;
+  if (num_ranks == 1 || asks_for_help(args))
+    return run_guarded(subcommand.name, args, [&] { return subcommand.run(args); });
+  std::vector<std::string> own = args;
+  own.insert(own.begin(), subcommand.name);
+  return run_guarded("", args, [&] { return comm::supervise(num_ranks, own); });
+}
+
 int dispatch(std::vector<std::string> args) {
+  const RanksFlag ranks = take_ranks_flag(args);
   // Flags before the subcommand belong to it: dfm --device cpu train.
   std::size_t first = 0;
   while (first < args.size() && args[first].starts_with('-')) first += args[first] == "--device" ? 2 : 1;
@@ -127,7 +168,7 @@ int dispatch(std::vector<std::string> args) {
     if (args[first] == subcommand.name) {
       std::vector<std::string> own(args.begin() + static_cast<std::ptrdiff_t>(first) + 1, args.end());
       own.insert(own.begin(), leading.begin(), leading.end());
-      return run_guarded(subcommand, own);
+      return run_subcommand(subcommand, own, ranks);
     }
     if (subcommand.summary == nullptr) continue;
     names.emplace_back(subcommand.name);

@@ -5,6 +5,7 @@
 #include "dfm/config/text.h"
 #include "dfm/ops/device.h"
 #include "foreign_flags.h"
+#include "ranks.h"
 #include "subcommands.h"
 
 namespace dfm::cli {
@@ -34,8 +35,10 @@ int run_prepare(const std::vector<std::string>& args) {
   line.merge().finish();
   prepare::RunContext context;
   context.device = ops::select_device(line.device(), comm::read_launch().local_rank);
+  context.world = join_world("prepare", context.device, {});
   const prepare::Report report = prepare::run(options, context);
-  fmt::print("{}", prepare::describe(report));
+  if (context.world->is_first()) fmt::print("{}", prepare::describe(report));
+  context.world->leave();
   return 0;
 }
 

@@ -12,7 +12,7 @@ namespace dfm {
 // Owns a file descriptor; the path is kept for messages. Errors: a full disk is ResourceError, all else DataError.
 class File {
  public:
-  enum class Mode { kRead, kCreate /* truncates */, kAppend };
+  enum class Mode { kRead, kCreate /* truncates */, kAppend, kWrite /* one that exists, kept */ };
   File(std::filesystem::path path, Mode mode);
   ~File();
   File(File&& other) noexcept;
@@ -24,6 +24,9 @@ class File {
   [[nodiscard]] std::uint64_t size() const;
   void write(std::span<const std::byte> bytes);
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  // Makes the file `size` bytes long, with the space for them where the file system can promise it: a disk that is too
+  // full says so here.
+  void allocate(std::uint64_t size);
   // Fills `bytes`; fewer bytes in the file is a DataError that says so.
   void read_at(std::uint64_t offset, std::span<std::byte> bytes) const;
   void sync();

@@ -17,7 +17,9 @@ inline constexpr const char* kDatasetNumSamples = "dataset_num_samples";   // in
 inline constexpr const char* kDatasetFingerprint = "dataset_fingerprint";  // str, 16 hexadecimal digits
 inline constexpr const char* kDatasetCard = "dataset_card";                // str, JSON
 inline constexpr const char* kMixedPrecision = "mixed_precision";          // str
-inline constexpr const char* kVersion = "dfm_version";                     // str
-inline constexpr const char* kModelPrefix = "model.";                      // + option of section `model`: int
+inline constexpr const char* kWeightsId = "model_weights_id";       // int, content_id() of the file saved with it
+inline constexpr const char* kOptimizerId = "optimizer_states_id";  // int: files of two saves do not mix
+inline constexpr const char* kVersion = "dfm_version";              // str
+inline constexpr const char* kModelPrefix = "model.";               // + option of section `model`: int
 
 }  // namespace dfm::checkpoint::extra

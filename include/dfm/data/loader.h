@@ -2,9 +2,12 @@
 // The samples of one step after the other, read ahead on worker threads. Its whole state is one integer: the position
 // of the next step's first sample. What it gives does not depend on the number of workers.
 //
+// Over several data ranks each reads its share of the step, which every rank knows from the index.
+//
 //   StepLoader loader(dataset, {.seed = 1234, .global_batch_size = 128, .first_position = consumed});
 //   LoadedStep step = loader.next();
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -21,6 +24,13 @@ struct LoaderOptions {
   std::int64_t num_workers = 2;
   std::int64_t patch_spatial = 2, patch_temporal = 1;
   std::int64_t steps_ahead = 2;  // steps that may wait, read, for next()
+  // This rank's share of each step: only its samples are read.
+  std::int64_t data_rank = 0, num_data_ranks = 1;
+  PackCost cost;
+  // Called in next() with one flag a sample of this rank's (in the order of their positions): 1 for bad. Ranks that
+  // read the same samples agree here: afterwards a flag is 1 on each of them if it was on one. Not called in a step in
+  // which this data rank has no sample. Null: alone.
+  std::function<void(std::vector<std::int64_t>& is_bad)> agree;
 };
 
 struct LoadedSample {
@@ -31,11 +41,12 @@ struct LoadedSample {
 
 struct LoadedStep {
   std::int64_t first_position = 0;
-  std::vector<LoadedSample> samples;  // by position
+  std::int64_t num_positions = 0;     // of the whole step, over all data ranks
+  std::vector<LoadedSample> samples;  // this rank's, by position
   // Members are indices into `samples`. Planned from the index alone; then bad samples are taken out, so that they
   // weigh 0, and rows that are left empty.
   std::vector<Row> rows;
-  std::int64_t num_bad = 0;
+  std::int64_t num_bad = 0;  // of this rank's
 };
 
 class StepLoader {

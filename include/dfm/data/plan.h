@@ -31,4 +31,18 @@ std::vector<std::int64_t> row_lengths(const PackLimits& limits);
 // position.
 std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits);
 
+// Deals items to ranks so that the sums of their costs are balanced: from the dearest to the cheapest (equal ones by
+// number), each to the rank that has least so far (equal ones: the lowest). No rank gets more than 4/3 of what the best
+// dealing gives the busiest one. The numbers of each rank's items, ascending; a rank may have none.
+std::vector<std::vector<std::int64_t>> deal_by_cost(const std::vector<double>& costs, std::int64_t num_ranks);
+
+// The whole step over `num_ranks` data ranks: samples are dealt by cost (per_token x tokens + per_pair x tokens^2),
+// then packed into rows rank by rank. On one rank the rows are those of pack_rows. Members are positions relative to
+// the step's first, on each rank. The same on every rank.
+struct PackCost {
+  double per_token = 1, per_pair = 0;
+};
+std::vector<std::vector<Row>> plan_step(const std::vector<std::int64_t>& token_lengths, const PackLimits& limits,
+                                        std::int64_t num_ranks, const PackCost& cost);
+
 }  // namespace dfm::data

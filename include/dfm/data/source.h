@@ -35,7 +35,11 @@ class Source {
  public:
   virtual ~Source() = default;
   [[nodiscard]] virtual std::size_t size() const = 0;
+  [[nodiscard]] virtual std::string name(std::size_t index) const = 0;  // item(index).name, without reading a file
   [[nodiscard]] virtual SourceItem item(std::size_t index) const = 0;
+  // Thread safe. Pixels that load() would give, all frames together, from the headers alone: what an item costs to
+  // encode. 0 where they do not tell, or are damaged.
+  [[nodiscard]] virtual std::int64_t num_pixels(std::size_t index, const LoadLimits& limits) const = 0;
   // Thread safe. Damaged media is a DataError that names the file.
   [[nodiscard]] virtual SourceMedia load(std::size_t index, const LoadLimits& limits) const = 0;
   [[nodiscard]] virtual std::string description() const = 0;  // one line: "folder data: 3 pictures, 2 clips"

@@ -24,7 +24,8 @@ using Denoiser = std::function<at::Tensor(const at::Tensor& x, double sigma)>;
 std::vector<double> sigma_schedule(std::int64_t num_steps, double sigma_max = 80.0, double sigma_min = 0.002,
                                    double rho = 7.0);
 
-// c + g (c - u).
+// c + g (c - u), of two estimates and of two denoisers.
+at::Tensor guide(const at::Tensor& conditional, const at::Tensor& unconditional, double guidance);
 Denoiser guided(Denoiser conditional, Denoiser unconditional, double guidance);
 
 struct SampleOptions {

@@ -13,6 +13,11 @@ namespace dfm::formats {
 
 // PNG (grey, palette, alpha, 16 bit) and JPEG (grey, YCbCr). What is transparent is laid on white.
 at::Tensor read_image(const std::filesystem::path& path);
+struct ImageSize {
+  std::int64_t height = 0, width = 0;
+};
+// Height and width as the header of a PNG or JPEG says, before any rotation; nothing else of the file is read.
+ImageSize read_image_size(const std::filesystem::path& path);
 // Lossless RGB; written beside, then renamed. The same pixels give the same file.
 void write_png(const std::filesystem::path& path, const at::Tensor& rgb_HW3);
 

@@ -1,14 +1,24 @@
 #pragma once
 // Options of `dfm generate`. Flags are the field names with dashes (underscores are taken too, as DFM's script does).
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 
+#include "dfm/comm/config.h"
 #include "dfm/config/schema.h"
 #include "dfm/diffusion/sampler.h"
 
 namespace dfm::generate {
+
+// Whether two groups of ranks share a prompt: one computes with the prompt, the other with the negative prompt.
+enum class GuidanceParallel { kAuto, kOn, kOff };
+constexpr auto enum_names(GuidanceParallel) {
+  return std::array{std::pair{GuidanceParallel::kAuto, "auto"}, std::pair{GuidanceParallel::kOn, "on"},
+                    std::pair{GuidanceParallel::kOff, "off"}};
+}
 
 struct GenerateOptions {
   std::string prompt;
@@ -24,6 +34,9 @@ struct GenerateOptions {
   std::uint64_t seed = 1;
   std::optional<double> fps;
   std::int64_t cp_size = 1;
+  GuidanceParallel guidance_parallel = GuidanceParallel::kAuto;
+  comm::Backend distributed_backend = comm::Backend::kAuto;
+  double distributed_timeout_minutes = comm::DistConfig{}.distributed_timeout_minutes;
   std::filesystem::path video_save_path = "outputs/video.mp4";
 
   static constexpr auto fields() {
@@ -45,7 +58,15 @@ struct GenerateOptions {
         field("seed", &GenerateOptions::seed, "Key of the noise; the same seed gives the same file"),
         field("fps", &GenerateOptions::fps, "Frames a second of the file; default: the data set's most common, else 24",
               positive),
-        field("cp_size", &GenerateOptions::cp_size, "Context-parallel ranks of a video", positive),
+        field("cp_size", &GenerateOptions::cp_size,
+              "Ranks that share a video's tokens; must divide the number of ranks", positive),
+        field("guidance_parallel", &GenerateOptions::guidance_parallel,
+              "Two groups of cp-size ranks share a prompt, one computes c, the other u; auto: where there are fewer "
+              "prompts than groups"),
+        field("distributed_backend", &GenerateOptions::distributed_backend,
+              "nccl (a GPU a rank), shm (ranks of one host, CPUs or one GPU); auto: nccl on GPUs, shm on CPUs"),
+        field("distributed_timeout_minutes", &GenerateOptions::distributed_timeout_minutes,
+              "How long a rank waits for the others, at most a step or the decoding of a video", positive),
         field("video_save_path", &GenerateOptions::video_save_path,
               "Output; DIR/NAME.mp4 is written as DIR/idx=I_rank=R_NAME.mp4"));
   }

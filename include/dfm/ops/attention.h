@@ -19,4 +19,21 @@ at::Tensor packed_attention(const at::Tensor& q_THd, const at::Tensor& k_LHd, co
                             const Segments& q_segments, const Segments& kv_segments,
                             std::optional<std::int64_t> total_keys = std::nullopt);
 
+// The two halves of packed_attention for those who merge parts of a softmax themselves (context parallelism). No
+// autograd. A segment may have queries without keys: its rows are then out 0, lse -inf.
+struct AttentionPart {
+  at::Tensor out_THd;  // dtype of q; padding rows 0
+  at::Tensor lse_HT;   // float32 (float64 for float64): log of the softmax's denominator; padding rows -inf
+};
+AttentionPart packed_attention_forward(const at::Tensor& q_THd, const at::Tensor& k_LHd, const at::Tensor& v_LHd,
+                                       const Segments& q_segments, const Segments& kv_segments);
+// Gradients of this part, given the output and the lse of the whole softmax: their sum over parts is that of the whole.
+struct AttentionGradients {
+  at::Tensor q_THd, k_LHd, v_LHd;  // dtypes of q, k, v
+};
+AttentionGradients packed_attention_backward(const at::Tensor& grad_THd, const at::Tensor& q_THd,
+                                             const at::Tensor& k_LHd, const at::Tensor& v_LHd,
+                                             const at::Tensor& out_THd, const at::Tensor& lse_HT,
+                                             const Segments& q_segments, const Segments& kv_segments);
+
 }  // namespace dfm::ops

@@ -1,6 +1,11 @@
 #pragma once
 // `dfm prepare`: source -> decode, resize, encode on worker threads -> shards in source order. A stopped run continues
-// at its first unfinished shard and gives the same bytes as an undisturbed one.
+// with what its complete shards lack and gives, on one rank, the same bytes as an undisturbed one.
+//
+// Over several ranks the samples are dealt by their number of pixels. Each rank encodes its share and writes a series
+// of shards of its own (rank1-000000.tar, ...); the set of samples, and with it what training sees, is the same for any
+// number of ranks, and a stopped run may go on with another number. Ranks share nothing but the input, the output
+// folder (NFS will do) and World::gather_text.
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -10,14 +15,17 @@
 #include <string>
 #include <vector>
 
+#include "dfm/comm/world.h"
 #include "dfm/prepare/options.h"
 
 namespace dfm::prepare {
 
 struct RunContext {
   at::Device device = at::kCPU;  // of the encoders
-  bool show_progress = true;     // a bar on stderr
-  // Called with (items of the source done, items in all) from the thread that called run().
+  std::shared_ptr<comm::World> world = comm::World::solo();
+  bool show_progress = true;  // a bar on stderr
+  // Called with (items of the source done, items in all) from the thread that called run(). Of several ranks each
+  // counts the share that it was dealt.
   std::function<void(std::uint64_t done, std::uint64_t total)> on_progress;
 };
 
@@ -38,6 +46,8 @@ struct Report {
   std::vector<Skipped> skipped;
 };
 
+// The report is of all ranks on the first of them; the others know only folder, source and time. On return the data set
+// is complete for every rank.
 // Media that cannot be read are skipped and reported; if none can be read that is a DataError. Settings that differ
 // from those of the run to be continued are a ConfigError that names them; a folder that holds anything else, or that
 // another run is writing to, is a DataError.

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "dfm/checkpoint/config.h"
+#include "dfm/comm/config.h"
 #include "dfm/config/schema.h"
 #include "dfm/data/config.h"
 #include "dfm/diffusion/edm.h"
@@ -37,13 +38,41 @@ struct LoopConfig {
   std::int64_t train_iters = 10000;
   std::int64_t global_batch_size = 128;
   std::optional<std::int64_t> micro_batch_size;
+  std::int64_t check_weight_hash_across_dp_replicas_interval = 0;
+  bool skip_nonfinite_steps = false;
   static constexpr auto fields() {
     using config::field, config::positive;
     return config::fields<LoopConfig>(
         field("train_iters", &LoopConfig::train_iters, "Steps to train in all", positive),
         field("global_batch_size", &LoopConfig::global_batch_size, "Samples a step", positive),
         field("micro_batch_size", &LoopConfig::micro_batch_size, "Most samples in a packed row; null: as many as fit",
-              positive));
+              positive),
+        field("check_weight_hash_across_dp_replicas_interval",
+              &LoopConfig::check_weight_hash_across_dp_replicas_interval,
+              "Steps between checks that every copy of a parameter has the same bits on all ranks; 0: never",
+              config::non_negative),
+        field(
+            "skip_nonfinite_steps", &LoopConfig::skip_nonfinite_steps,
+            "A step whose loss or gradient is not finite changes nothing and the run goes on; false: it ends the run"));
+  }
+};
+
+// How gradients and optimizer state are spread over the data and context ranks (names of Megatron-Bridge).
+struct DdpConfig {
+  bool use_distributed_optimizer = true;
+  bool overlap_grad_reduce = true;
+  bool overlap_param_gather = true;
+  std::optional<std::int64_t> bucket_size;
+  static constexpr auto fields() {
+    using config::field;
+    return config::fields<DdpConfig>(
+        field("use_distributed_optimizer", &DdpConfig::use_distributed_optimizer,
+              "Each rank holds its share of master weights and moments (ZeRO-1); false: all of them"),
+        field("overlap_grad_reduce", &DdpConfig::overlap_grad_reduce, "Reduce gradients while backward runs"),
+        field("overlap_param_gather", &DdpConfig::overlap_param_gather,
+              "Gather new parameters while the next forward runs"),
+        field("bucket_size", &DdpConfig::bucket_size,
+              "Parameters a reduction; null: 40 million, or 1 million a rank if that is more", config::positive));
   }
 };
 
@@ -103,11 +132,13 @@ struct TrainConfig {
   diffusion::DiffusionConfig diffusion;
   LoopConfig train;
   OptimizerConfig optimizer;
+  DdpConfig ddp;
   SchedulerConfig scheduler;
   data::DatasetConfig dataset;
   checkpoint::CheckpointConfig checkpoint;
   LoggerConfig logger;
   RngConfig rng;
+  comm::DistConfig dist;
   Precision mixed_precision = Precision::kAuto;
 
   static constexpr auto fields() {
@@ -115,11 +146,12 @@ struct TrainConfig {
     return config::fields<TrainConfig>(
         field("model", &TrainConfig::model, "The DiT"), field("diffusion", &TrainConfig::diffusion, "EDM training"),
         field("train", &TrainConfig::train, "The loop"), field("optimizer", &TrainConfig::optimizer, "AdamW"),
+        field("ddp", &TrainConfig::ddp, "Gradients and optimizer state over ranks"),
         field("scheduler", &TrainConfig::scheduler, "Learning rate"),
         field("dataset", &TrainConfig::dataset, "Training data"),
         field("checkpoint", &TrainConfig::checkpoint, "Checkpoints and the run folder"),
         field("logger", &TrainConfig::logger, "Console and TensorBoard"),
-        field("rng", &TrainConfig::rng, "Random numbers"),
+        field("rng", &TrainConfig::rng, "Random numbers"), field("dist", &TrainConfig::dist, "Ranks"),
         field(
             "mixed_precision", &TrainConfig::mixed_precision,
             "fp32, bf16_mixed (bf16 compute, fp32 master weights) or fp64; auto: bf16_mixed on a GPU, fp32 on a CPU"));

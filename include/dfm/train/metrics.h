@@ -22,7 +22,8 @@ struct StepMetrics {
   std::int64_t bad_samples = 0;       // of this step, weight 0
   double seconds = 0;
   double data_wait_seconds = 0;
-  double flops = 0;  // of forward and backward
+  double flops = 0;  // of forward and backward, on all ranks
+  int num_ranks = 1;
 };
 
 // One line without its end. A loss that is not a number (a step without a good sample) is null.
@@ -49,7 +50,8 @@ class Window {
  public:
   void add(const StepMetrics& metrics);
   // `Iteration  100/10000, Loss: 0.312345, LR: 1.0e-04, Grad norm: 0.532, Tokens/s: 6943, Step: 0.124 s, Data wait:
-  // 0.2%, Padding: 3.1%, TFLOP/s: 0.10`; loss and grad norm of the window's mean. peak_flops 0: unknown, no MFU.
+  // 0.2%, Padding: 3.1%, TFLOP/s: 0.10`; loss and grad norm of the window's mean. peak_flops, of one
+  // rank; 0: unknown, no MFU. With several ranks TFLOP/s is that of one.
   [[nodiscard]] std::string line(std::int64_t train_iters, double peak_flops) const;
   [[nodiscard]] bool is_empty() const { return steps_ == 0; }
   void clear() { *this = {}; }

@@ -12,15 +12,18 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "dfm/base/error.h"
+#include "dfm/comm/world.h"
 #include "dfm/train/config.h"
 
 namespace dfm::train {
 
 struct RunContext {
   at::Device device = at::kCPU;
+  std::shared_ptr<comm::World> world = comm::World::solo();
   // Dotted names of the options that a YAML file or the command line set, and where: {"train.train_iters", "command
   // line"}. What is not here came from the recipe and gives way to the stored configuration of a continued run.
   std::map<std::string, std::string> explicit_options;

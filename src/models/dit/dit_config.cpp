@@ -1,8 +1,12 @@
 #include "dfm/models/dit/dit_config.h"
 
+#include <c10/util/accumulate.h>
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "dfm/models/dit/dit.h"
+#include "models/dit/parameters.h"
 
 namespace dfm::models {
 
@@ -10,6 +14,18 @@ void DitConfig::check(config::Problems& problems) const {
   if (num_attention_heads > 0 && hidden_size % num_attention_heads != 0) {
     problems.push_back({"num_attention_heads", fmt::format("{}", num_attention_heads),
                         fmt::format("a divisor of hidden_size = {}", hidden_size), ""});
+  }
+  if (num_attention_heads > 0 && num_attention_heads % tensor_model_parallel_size != 0) {
+    problems.push_back({"tensor_model_parallel_size", fmt::format("{}", tensor_model_parallel_size),
+                        fmt::format("a divisor of num_attention_heads = {}", num_attention_heads),
+                        fmt::format("set model.tensor_model_parallel_size={}",
+                                    std::gcd(num_attention_heads, tensor_model_parallel_size))});
+  } else if (cp_comm_type == parallel::ContextComm::kA2a &&
+             num_attention_heads / tensor_model_parallel_size % context_parallel_size != 0) {
+    problems.push_back({"cp_comm_type", fmt::format("a2a with context_parallel_size = {}", context_parallel_size),
+                        fmt::format("a context_parallel_size that divides the {} heads of a tensor rank",
+                                    num_attention_heads / tensor_model_parallel_size),
+                        "set model.cp_comm_type=p2p"});
   }
   // The position code gives a quarter of the channels to time and three eighths to each of height and width, each an
   // even number for its sines and cosines.
@@ -22,6 +38,25 @@ void DitConfig::check(config::Problems& problems) const {
     problems.push_back({"in_channels", fmt::format("{} ({} a token, with its patch)", in_channels, token_channels()),
                         "at most 64 channels a token", ""});
   }
+}
+
+DitParameterCounts dit_parameter_counts(const DitConfig& config) {
+  DitParameterCounts counts;
+  for (const ParameterSpec& spec : dit_parameter_specs(config))
+    (spec.split_dim < 0 ? counts.replicated : counts.split) += c10::multiply_integers(spec.shape);
+  return counts;
+}
+
+std::vector<std::string> DitConfig::options_without_effect() const {
+  std::vector<std::string> lines;
+  if (sequence_parallel && tensor_model_parallel_size == 1) {
+    lines.emplace_back("model.sequence_parallel=true has no effect with model.tensor_model_parallel_size=1");
+  }
+  if (cp_comm_type != DitConfig{}.cp_comm_type && context_parallel_size == 1) {
+    lines.push_back(fmt::format("model.cp_comm_type={} has no effect with model.context_parallel_size=1",
+                                config::enum_name(cp_comm_type)));
+  }
+  return lines;
 }
 
 double dit_flops(const DitConfig& config, const std::vector<std::int64_t>& token_lengths,

@@ -17,36 +17,46 @@ constexpr std::int64_t kFpsWidth = 256;
 constexpr double kNormalStd = 0.02;  // Megatron's init_method_std
 
 // torch.nn.Linear's default: weight and bias uniform within 1 / sqrt(fan_in).
-void add_linear(std::vector<ParameterSpec>& specs, const std::string& name, std::int64_t out, std::int64_t in,
-                bool has_bias) {
+void add_linear(std::vector<ParameterSpec>& specs, int stage, const std::string& name, std::int64_t out,
+                std::int64_t in) {
   const double bound = 1 / std::sqrt(static_cast<double>(in));
-  specs.push_back({name + ".weight", {out, in}, Start::kUniform, bound});
-  if (has_bias) specs.push_back({name + ".bias", {out}, Start::kUniform, bound});
+  specs.push_back({name + ".weight", {out, in}, Start::kUniform, bound, -1, stage});
+  specs.push_back({name + ".bias", {out}, Start::kUniform, bound, -1, stage});
 }
 
 void add_layer(std::vector<ParameterSpec>& specs, const DitConfig& config, std::int64_t layer) {
-  const std::string prefix = layer_prefix(layer);
   const std::int64_t d = config.hidden_size;
   const double out_std = kNormalStd / std::sqrt(2.0 * static_cast<double>(config.num_layers));
-  const auto add = [&](const std::string& name, std::vector<std::int64_t> shape, Start start, double scale) {
-    specs.push_back({prefix + name, std::move(shape), start, scale});
+  const auto add = [&, prefix = layer_prefix(layer), stage = static_cast<int>(layer) + 1](
+                       const std::string& name, std::vector<std::int64_t> shape, Start start, double scale,
+                       int split_dim = -1) -> ParameterSpec& {
+    return specs.emplace_back(ParameterSpec{prefix + name, std::move(shape), start, scale, split_dim, stage});
   };
-  add("cross_attention.linear_proj.weight", {d, d}, Start::kNormal, out_std);
-  add("cross_attention.linear_q.weight", {d, d}, Start::kNormal, kNormalStd);
-  add("cross_attention.linear_kv.weight", {2 * d, config.crossattn_emb_size}, Start::kNormal, kNormalStd);
-  add("cross_attention.q_layernorm.weight", {config.head_dim()}, Start::kOne, 0);
-  add("cross_attention.k_layernorm.weight", {config.head_dim()}, Start::kOne, 0);
-  add("mlp.linear_fc1.weight", {4 * d, d}, Start::kNormal, kNormalStd);
-  add("mlp.linear_fc2.weight", {d, 4 * d}, Start::kNormal, out_std);
-  add("full_self_attention.linear_proj.weight", {d, d}, Start::kNormal, out_std);
-  add("full_self_attention.linear_qkv.weight", {3 * d, d}, Start::kNormal, kNormalStd);
-  add("full_self_attention.q_layernorm.weight", {config.head_dim()}, Start::kOne, 0);
-  add("full_self_attention.k_layernorm.weight", {config.head_dim()}, Start::kOne, 0);
-  add_linear(specs, prefix + "adaLN.adaLN_modulation.1", kAdaLnWidth, d, false);
+  const auto add_column = [&](const std::string& name, std::int64_t out, std::int64_t in) {
+    add(name, {out, in}, Start::kNormal, kNormalStd, 0);
+  };
+  const auto add_row = [&](const std::string& name, std::int64_t out, std::int64_t in) {
+    add(name, {out, in}, Start::kNormal, out_std, 1);
+  };
+  const auto add_head_norm = [&](const std::string& name) {
+    add(name, {config.head_dim()}, Start::kOne, 0).is_head_norm = true;
+  };
+  add_row("cross_attention.linear_proj.weight", d, d);
+  add_column("cross_attention.linear_q.weight", d, d);
+  add_column("cross_attention.linear_kv.weight", 2 * d, config.crossattn_emb_size);
+  add_head_norm("cross_attention.q_layernorm.weight");
+  add_head_norm("cross_attention.k_layernorm.weight");
+  add_column("mlp.linear_fc1.weight", 4 * d, d);
+  add_row("mlp.linear_fc2.weight", d, 4 * d);
+  add_row("full_self_attention.linear_proj.weight", d, d);
+  add_column("full_self_attention.linear_qkv.weight", 3 * d, d);
+  add_head_norm("full_self_attention.q_layernorm.weight");
+  add_head_norm("full_self_attention.k_layernorm.weight");
+  add("adaLN.adaLN_modulation.1.weight", {kAdaLnWidth, d}, Start::kUniform, 1 / std::sqrt(static_cast<double>(d)));
   add("adaLN.adaLN_modulation.2.weight", {9 * d, kAdaLnWidth}, Start::kZero, 0);
 }
 
-at::Tensor initial_value(const ParameterSpec& spec, at::Device device, std::uint64_t seed) {
+at::Tensor initial_float(const ParameterSpec& spec, at::Device device, std::uint64_t seed) {
   const at::TensorOptions options = at::TensorOptions(at::kFloat).device(device);
   if (spec.start == Start::kZero) return at::zeros(spec.shape, options);
   if (spec.start == Start::kOne) return at::ones(spec.shape, options);
@@ -73,19 +83,24 @@ std::vector<ParameterSpec> dit_parameter_specs(const DitConfig& config) {
   std::vector<ParameterSpec> specs;
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) add_layer(specs, config, layer);
   const std::int64_t d = config.hidden_size;
-  add_linear(specs, "t_embedder.1.linear_1", d, d, true);
-  add_linear(specs, "t_embedder.1.linear_2", d, d, true);
-  add_linear(specs, "fps_embedder.1.linear_1", kFpsWidth, kFpsWidth, true);
-  add_linear(specs, "fps_embedder.1.linear_2", kFpsWidth, kFpsWidth, true);
-  add_linear(specs, "x_embedder", d, config.token_channels(), true);
-  add_linear(specs, "final_layer_linear", config.token_channels(), d, true);
+  const int last = static_cast<int>(config.num_layers) + 1;
+  add_linear(specs, 0, "t_embedder.1.linear_1", d, d);
+  add_linear(specs, 0, "t_embedder.1.linear_2", d, d);
+  add_linear(specs, 0, "fps_embedder.1.linear_1", kFpsWidth, kFpsWidth);
+  add_linear(specs, 0, "fps_embedder.1.linear_2", kFpsWidth, kFpsWidth);
+  add_linear(specs, 0, "x_embedder", d, config.token_channels());
+  add_linear(specs, last, "final_layer_linear", config.token_channels(), d);
   return specs;
+}
+
+at::Tensor initial_value(const ParameterSpec& spec, at::ScalarType dtype, at::Device device, std::uint64_t seed) {
+  return initial_float(spec, device, seed).to(dtype);
 }
 
 NamedTensors initial_parameters(const DitConfig& config, at::ScalarType dtype, at::Device device, std::uint64_t seed) {
   NamedTensors parameters;
   for (const ParameterSpec& spec : dit_parameter_specs(config)) {
-    parameters.emplace_back(spec.name, initial_value(spec, device, seed).to(dtype));
+    parameters.emplace_back(spec.name, initial_value(spec, dtype, device, seed));
   }
   return parameters;
 }

@@ -3,23 +3,23 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "dfm/config/schema.h"
+#include "dfm/parallel/context_comm.h"
 
 namespace dfm::models {
 
-enum class Recompute { kNone, kFull };
+enum class Recompute { kNone, kSelective, kFull };
 constexpr auto enum_names(Recompute) {
-  return std::array{std::pair{Recompute::kNone, "none"}, std::pair{Recompute::kFull, "full"}};
+  return std::array{std::pair{Recompute::kNone, "none"}, std::pair{Recompute::kSelective, "selective"},
+                    std::pair{Recompute::kFull, "full"}};
 }
 
-// Sizes of the parallel axes.
+// Pipeline parallelism is not part of this version.
 struct OnlyOne {
   static constexpr const char* problem(const std::int64_t& value) {
-    return value == 1 ? nullptr : "1: this version runs on one rank";
-  }
-  static constexpr const char* problem(const bool& value) {
-    return value ? "false: this version runs on one rank" : nullptr;
+    return value == 1 ? nullptr : "1: this version has no pipeline";
   }
 };
 inline constexpr OnlyOne only_one;
@@ -36,6 +36,7 @@ struct DitConfig {
   std::int64_t tensor_model_parallel_size = 1;
   std::int64_t pipeline_model_parallel_size = 1;
   std::int64_t context_parallel_size = 1;
+  parallel::ContextComm cp_comm_type = parallel::ContextComm::kP2p;
   bool sequence_parallel = false;
 
   [[nodiscard]] std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
@@ -56,18 +57,22 @@ struct DitConfig {
         field("patch_spatial", &DitConfig::patch_spatial, "Latent cells a token spans in height and width", positive),
         field("patch_temporal", &DitConfig::patch_temporal, "Latent frames a token spans", positive),
         field("recompute_granularity", &DitConfig::recompute_granularity,
-              "Recompute activations in backward: none, or full (each layer's input is kept, the rest is computed "
-              "again)"),
+              "Recompute activations in backward: none; selective (the cheap ones: norms and GELU); full (each layer's "
+              "input is kept, the rest is computed again)"),
         field("tensor_model_parallel_size", &DitConfig::tensor_model_parallel_size,
-              "Ranks that share each layer's matrices; 1 in this version", only_one),
+              "Ranks that share each layer's matrices; must divide the attention heads", positive),
         field("pipeline_model_parallel_size", &DitConfig::pipeline_model_parallel_size,
               "Ranks that share the layers; 1 in this version", only_one),
-        field("context_parallel_size", &DitConfig::context_parallel_size,
-              "Ranks that share a row's tokens; 1 in this version", only_one),
+        field("context_parallel_size", &DitConfig::context_parallel_size, "Ranks that share a row's tokens", positive),
+        field("cp_comm_type", &DitConfig::cp_comm_type,
+              "How attention crosses the context ranks: p2p (a ring of keys and values) or a2a (tokens exchanged for "
+              "heads; context_parallel_size must divide the heads of a tensor rank)"),
         field("sequence_parallel", &DitConfig::sequence_parallel,
-              "Spread the tokens between the matrices over the tensor ranks; false in this version", only_one));
+              "Spread the tokens between the matrices over the tensor ranks"));
   }
   void check(config::Problems& problems) const;
+  // A line for each option that was set and has no effect in this layout: for one warning at the start of a run.
+  [[nodiscard]] std::vector<std::string> options_without_effect() const;
 };
 
 }  // namespace dfm::models
