@@ -35,8 +35,8 @@ void sync_folder(const std::filesystem::path& folder) {
 }  // namespace
 
 File::File(std::filesystem::path path, Mode mode) : path_(std::move(path)) {
-  const int flags = mode == Mode::kRead     ? O_RDONLY
-                    : mode == Mode::kWrite  ? O_RDWR
+  const int flags = mode == Mode::kRead    ? O_RDONLY
+                    : mode == Mode::kWrite ? O_WRONLY  // read too, NFS would write back whole pages: other hosts' bytes
                     : mode == Mode::kCreate ? O_RDWR | O_CREAT | O_TRUNC
                                             : O_WRONLY | O_CREAT | O_APPEND;
   descriptor_ = ::open(path_.c_str(), flags | O_CLOEXEC, 0644);

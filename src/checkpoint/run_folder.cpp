@@ -158,29 +158,26 @@ IterationFolder resolve_iteration(const fs::path& path) {
 
 IterationFolder save_iteration(const fs::path& run_folder, std::int64_t iteration, std::int64_t keep,
                                comm::World& world, const std::function<void(const fs::path& folder)>& write) {
-  return with_file_errors([&] {
-    const fs::path final_path = run_folder / iteration_name(iteration);
-    const fs::path unfinished = final_path.string() + std::string(kUnfinished);
-    const comm::GroupPtr all = world.all();
-    if (world.is_first()) make_unfinished(run_folder, unfinished);
-    all->barrier();
-    try {
-      write(unfinished);
-      all->barrier();
-      if (world.is_first()) sync_tree(unfinished);
-    } catch (...) {
-      std::error_code ignored;
-      fs::remove_all(unfinished, ignored);  // a full disk gets its space back
-      throw;
-    }
-    if (world.is_first()) {
-      put_in_place(unfinished, final_path);
-      write_file_atomically(run_folder / kLatest, std::to_string(iteration));
-      prune(run_folder, keep, iteration);
-    }
-    all->barrier();
-    return IterationFolder{final_path, iteration};
+  const fs::path final_path = run_folder / iteration_name(iteration);
+  const fs::path unfinished = final_path.string() + std::string(kUnfinished);
+  const auto on_first = [&](const auto& body) { world.on_first([&] { with_file_errors(body); }); };
+  on_first([&] { make_unfinished(run_folder, unfinished); });
+  try {
+    with_file_errors([&] { write(unfinished); });
+    world.all()->barrier();
+    on_first([&] { sync_tree(unfinished); });
+  } catch (...) {
+    // A full disk gets its space back. Other ranks may be doing the same, which can get in the way.
+    std::error_code ignored;
+    for (int i = 0; i < 3 && fs::exists(unfinished, ignored); ++i) fs::remove_all(unfinished, ignored);
+    throw;
+  }
+  on_first([&] {
+    put_in_place(unfinished, final_path);
+    write_file_atomically(run_folder / kLatest, std::to_string(iteration));
+    prune(run_folder, keep, iteration);
   });
+  return {final_path, iteration};
 }
 
 }  // namespace dfm::checkpoint

@@ -94,7 +94,13 @@ bool has_no_locks(int error) {
 LockFile::LockFile(const fs::path& run_folder, const Flock& flock) : path_(run_folder / kRunLockName) {
   std::error_code error;
   fs::create_directories(run_folder, error);
-  if (error) throw CheckpointError("run folder {}: cannot make it: {}", run_folder.string(), error.message());
+  if (error == std::errc::no_space_on_device)
+    throw ResourceError("run folder {}: cannot make it: {}; hint: free some space", run_folder.string(),
+                        error.message());
+  if (error) {
+    throw CheckpointError("run folder {}: cannot make it: {}; hint: checkpoint.save names a folder that can be written",
+                          run_folder.string(), error.message());
+  }
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (descriptor_ < 0) {
     if (errno == ENOSPC || errno == EDQUOT)

@@ -78,12 +78,13 @@ class Writer {
       : tensors_(tensors), world_(world), all_(world.all()), plan_(plan_file(tensors, scalars, world.size())) {
     if (world.backend() == comm::Backend::kNccl) transport_ = at::kCUDA;
     check_local();
-    if (world.is_first()) {
-      file_.emplace(path, File::Mode::kCreate);
-      file_->allocate(plan_.file_size());
-    }
-    check_agreement();  // after it the file is there
-    if (!world.is_first()) file_.emplace(path, File::Mode::kWrite);
+    world.on_first([&] {
+      File made(path, File::Mode::kCreate);
+      made.allocate(plan_.file_size());  // whole first: no rank writes past the end
+      made.close();
+    });
+    check_agreement();
+    file_.emplace(path, File::Mode::kWrite);
     sums_.resize(plan_.zip.entries.size() - 1);
     buffer_.reserve(kBlockBytes);
   }

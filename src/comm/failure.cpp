@@ -26,6 +26,7 @@ std::shared_ptr<KeyStore> store_for_claim(const Launch& launch) {
 
 Claim claim_failure(const Launch& launch, ExitCode code, const std::string& line) {
   if (launch.world_size == 1) return {true, "", code};
+  keep_from_termination();
   if (World* world = World::current()) {
     const bool is_first = world->report_failure(code, line);
     return {is_first, world->failure_label(), world->first_cause()};

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -23,6 +24,7 @@ std::mutex joining_mutex;
 std::shared_ptr<KeyStore> joining;
 
 std::string member_key(int rank) { return fmt::format("member/{}", rank); }
+std::string arrived_key(int rank) { return fmt::format("arrived/{}", rank); }
 std::string report_key(const FailureNote& note) { return fmt::format("failed/{:016x}", fnv1a64(note.line)); }
 
 std::string describe_time(Seconds time) {
@@ -43,9 +45,11 @@ void check_like_first(const Member& first, const Member& me) {
 }
 
 [[noreturn]] void throw_missing(KeyStore& store, const Launch& launch, Seconds timeout) {
+  // None arrives before rank 0 is there to compare with. One that came and then died has not arrived either.
+  const bool has_first = store.has({member_key(0)});
   std::vector<int> missing;
   for (int rank = 0; rank < launch.world_size; ++rank) {
-    if (!store.has({member_key(rank)})) missing.push_back(rank);
+    if (!store.has({has_first ? arrived_key(rank) : member_key(rank)})) missing.push_back(rank);
   }
   throw CommError(
       "{}: not here after {}, want all {} ranks at {}:{}; hint: look at their own output; "
@@ -139,19 +143,21 @@ std::vector<Member> meet(KeyStore& store, const Launch& launch, const Member& me
   store.set(member_key(me.rank), me.to_text());
   bool has_compared = false;  // only then it counts as arrived: rank 0 must not take another world's rank for its own
   for (auto pause = std::chrono::milliseconds(2);; pause = std::min(pause * 2, std::chrono::milliseconds(50))) {
+    if (!has_compared) {
+      if (const auto first = store.get(member_key(0))) {
+        check_like_first(Member::from_text(*first), me);
+        store.set(arrived_key(me.rank), "");
+        store.add("arrived", 1);
+        has_compared = true;
+      }
+    }
+    // Before a look at failures: what all ranks find out next, each is to report for itself.
+    if (has_compared && store.add("arrived", 0) >= launch.world_size) break;
     if (store.has({"failure"})) {
       const FailureNote note = FailureNote::from_text(store.get("failure").value_or(""));
       acknowledge_failure(store, launch);
       exit_now(note.code);
     }
-    if (!has_compared) {
-      if (const auto first = store.get(member_key(0))) {
-        check_like_first(Member::from_text(*first), me);
-        store.add("arrived", 1);
-        has_compared = true;
-      }
-    }
-    if (has_compared && store.add("arrived", 0) >= launch.world_size) break;
     if (Clock::now() > deadline) throw_missing(store, launch, timeout);
     std::this_thread::sleep_for(pause);
   }
@@ -172,13 +178,21 @@ std::shared_ptr<KeyStore> joining_store() {
   return joining;
 }
 
+void keep_from_termination() { std::signal(SIGTERM, SIG_IGN); }
+
 void acknowledge_failure(KeyStore& store, const Launch& launch) {
-  const auto deadline = Clock::now() + std::chrono::seconds(2);
-  std::int64_t seen = store.add("acknowledged", 1);
-  while (hosts_store(launch) && seen < launch.world_size && Clock::now() < deadline) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    seen = store.add("acknowledged", 0);
+  const auto wait_for = [](auto&& is_so) {
+    const auto deadline = Clock::now() + std::chrono::seconds(2);
+    while (!is_so() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  };
+  const auto note = store.get("failure");
+  if (note && FailureNote::from_text(*note).rank == launch.rank) {
+    store.set("told", "");
+  } else if (note) {
+    wait_for([&] { return store.has({"told"}); });
   }
+  store.add("acknowledged", 1);
+  if (hosts_store(launch)) wait_for([&] { return store.add("acknowledged", 0) >= launch.world_size; });
 }
 
 void exit_now(ExitCode code) {

@@ -40,7 +40,11 @@ std::vector<Member> meet(KeyStore& store, const Launch& launch, const Member& me
 void set_joining_store(std::shared_ptr<KeyStore> store);
 std::shared_ptr<KeyStore> joining_store();
 
-// Acknowledges the failure; the process that hosts the store waits until all have, two seconds at most.
+// From here on SIGTERM is ignored: a launcher that ends all ranks at the first exit must not take the line with it.
+void keep_from_termination();
+// The last that a rank does in a job that failed, two seconds at most for each wait: the rank whose failure stands has
+// printed it and says so, the others wait for that (their exit may be what ends it); the process that hosts the store
+// waits until all have been here.
 void acknowledge_failure(KeyStore& store, const Launch& launch);
 // Flushes and ends, without destructors.
 [[noreturn]] void exit_now(ExitCode code);

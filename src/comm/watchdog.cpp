@@ -235,6 +235,7 @@ void Watchdog::quit(ExitCode cause) {
 }
 
 void Watchdog::end_with(const std::string& line) {
+  keep_from_termination();
   if (claim(ExitCode::kComm, line, false)) {
     Progress::clear_line();
     fmt::print(stderr, "dfm {}: error: {}\n", command_, line);

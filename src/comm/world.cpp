@@ -103,4 +103,18 @@ void World::require_same(const std::string& what, const std::string& mine) {
                   name_ranks(others), first);
 }
 
+void World::on_first(const std::function<void()>& body) {
+  if (size() == 1) return body();
+  std::string outcome;  // the code as one character, and the message
+  try {
+    if (is_first()) body();
+  } catch (const Error& error) {
+    outcome = std::string(1, static_cast<char>(error.code())) + error.what();
+  }
+  const std::string of_first = gather_text(outcome)[0];
+  if (!of_first.empty()) {
+    throw Error(static_cast<ExitCode>(static_cast<unsigned char>(of_first[0])), of_first.substr(1));
+  }
+}
+
 }  // namespace dfm::comm

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "dfm/base/error.h"
 #include "dfm/base/philox.h"
@@ -94,10 +95,17 @@ at::Tensor edm_loss_sum(const at::Tensor& f_TC, const NoisedRow& row, const at::
   const at::Tensor target_SC = (real(x0_TC) - c_skip_S1 * real(row.x_t_TC)) / c_out_S1;
   const at::Tensor token_loss_S = (target_SC - real(f_TC)).square().mean(1);
   if (segment_losses_N != nullptr) {
-    // Differences of a running sum in float64: one kernel for any number of segments, and the same on each run.
-    const at::Tensor sums = at::constant_pad_nd(token_loss_S.detach().to(at::kDouble).cumsum(0), {1, 0});
-    const at::Tensor at_offsets = sums.index_select(0, at::tensor(offsets, at::kLong).to(options.device()));
-    *segment_losses_N = at_offsets.diff().to(options.dtype());
+    // Differences of a running sum in float64: one kernel for any number of segments, and the same on each run. What is
+    // not finite is counted apart, or the running sum would carry it to all segments after its own.
+    const at::Tensor loss_S = token_loss_S.detach().to(at::kDouble);
+    const at::Tensor is_good_S = loss_S.isfinite();
+    const at::Tensor both_2S =
+        at::stack({at::where(is_good_S, loss_S, at::zeros_like(loss_S)), is_good_S.logical_not().to(at::kDouble)});
+    const at::Tensor at_offsets = at::constant_pad_nd(both_2S.cumsum(1), {1, 0})
+                                      .index_select(1, at::tensor(offsets, at::kLong).to(options.device()));
+    const at::Tensor of_2N = at_offsets.diff(1, 1);
+    *segment_losses_N =
+        of_2N[0].masked_fill(of_2N[1] > 0, std::numeric_limits<double>::quiet_NaN()).to(options.dtype());
   }
   return token_loss_S.sum();
 }

@@ -48,7 +48,7 @@ Model load_model(const GenerateOptions& options, at::Device device, const comm::
 
   parallel::Parallel parallel;
   parallel.context = context;
-  // All-to-all sends each token once, the ring its keys and values to every rank.
+  // All-to-all sends each token once, p2p its keys and values to every rank.
   parallel.context_comm =
       config.num_attention_heads % context->size() == 0 ? parallel::ContextComm::kA2a : parallel::ContextComm::kP2p;
   config.context_parallel_size = context->size();

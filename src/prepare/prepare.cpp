@@ -245,7 +245,8 @@ Report prepare(const Job& job) {
   std::optional<RunState> state;
   std::uint64_t num_before = 0;
   std::int64_t num_continued = 0;
-  if (world.is_first()) {
+  world.set_place("making the output folder");
+  world.on_first([&] {
     if (job.options.require_captions) check_captions(job.source);
     state.emplace(job.options.output_dir, job.settings);
     const std::vector<char> is_done = state->done_items(job.source.size());
@@ -255,9 +256,8 @@ Report prepare(const Job& job) {
       log::info("prepare", "{}: continuing a stopped run after {} of {} items", job.options.output_dir.string(),
                 num_before, job.source.size());
     }
-  }
+  });
   world.set_place("dealing the samples");
-  static_cast<void>(world.gather_text("the folder is ready"));
   if (!state) state.emplace(job.options.output_dir, world.rank());
   const Share share = deal_items(job.source, encoder.limits(), job.options.num_workers, *state, world);
   world.set_place("encoding");
@@ -295,10 +295,10 @@ Report run(const PrepareOptions& options, const RunContext& context) {
   Settings settings = make_settings(options, *source);
   world.require_same("input and settings of prepare", describe_view(settings, *source));
   std::optional<data::DatasetCard> card;
-  if (world.is_first()) {
+  world.on_first([&] {
     settings["media"] = describe_media(*source);
     card = data::load_card(options.output_dir);
-  }
+  });
   Report report;
   if (card) report = report_complete(options, *card, settings);
   const bool is_complete = world.gather_text(card ? "complete" : "to do").at(0) == "complete";

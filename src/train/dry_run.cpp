@@ -27,6 +27,13 @@ KeptWidths kept_widths(models::Recompute recompute) {
   return kept;
 }
 
+// The rows of a step.
+struct RowPlan {
+  std::int64_t longest = 0;      // tokens, padding included
+  std::int64_t most = 0;         // rows of a data rank
+  double travelling_tokens = 0;  // of all rows of the data rank with most of them, see below
+};
+
 std::int64_t rounded(double value) { return static_cast<std::int64_t>(value + 0.5); }
 
 // What one rank of a ring of `size` sends for `bytes` whole bytes: a gather or a reduce-scatter; twice that is an
@@ -47,48 +54,84 @@ std::int64_t activation_bytes(const TrainConfig& config, const comm::GridSizes& 
   return rounded(widths * tokens * static_cast<double>(config.model.hidden_size) * value_bytes);
 }
 
-// Of one row: three pairs of regions a layer, forward and backward. A pair without sequence parallelism is an
-// all-reduce, with it a gather and a reduce-scatter: the same bytes. Recompute runs the forward again.
+double num_forwards(const TrainConfig& config) {
+  return config.model.recompute_granularity == models::Recompute::kFull ? 2 : 1;
+}
+
+// Of one row: three pairs of regions a layer. A pair is an all-reduce in forward and one in backward; with sequence
+// parallelism a gather and a reduce-scatter each, the same bytes, and in backward one gather more, of tokens that were
+// not kept. Recompute runs the forward again.
 double tensor_bytes(const TrainConfig& config, const comm::GridSizes& sizes, std::int64_t row_tokens,
                     double value_bytes) {
   if (sizes.tensor == 1) return 0;
   const double activation =
       static_cast<double>(row_tokens) / sizes.context * static_cast<double>(config.model.hidden_size) * value_bytes;
-  const double passes = config.model.recompute_granularity == models::Recompute::kFull ? 3 : 2;
-  return static_cast<double>(config.model.num_layers) * 3 * passes * 2 * ring_bytes(activation, sizes.tensor);
+  const double parts = 2 * num_forwards(config) + (config.model.sequence_parallel ? 3 : 2);
+  return static_cast<double>(config.model.num_layers) * 3 * parts * ring_bytes(activation, sizes.tensor);
 }
 
-// Of one row. Ring: keys and values go round once in forward, and once more with their gradients (float32) in
-// backward. All-to-all: four tensors each way.
-double context_bytes(const TrainConfig& config, const comm::GridSizes& sizes, std::int64_t row_tokens,
-                     double value_bytes) {
+// Under p2p, in tokens of keys (and as many of values) a layer: what the busiest context rank sends of one row. In each
+// forward, and again in backward, its own tokens of the segment that it shares with each other rank; then the gradients
+// of theirs, in the same dtype.
+double travelling_tokens(const std::vector<std::int64_t>& lengths, std::int64_t row_tokens, double forwards,
+                         int num_contexts) {
+  const std::int64_t part = row_tokens / num_contexts;
+  std::vector<double> sent(static_cast<std::size_t>(num_contexts));
+  std::int64_t begin = 0;
+  for (const std::int64_t length : lengths) {
+    const std::int64_t end = begin + length;
+    const auto held = [&](std::int64_t rank) {
+      return static_cast<double>(std::min(end, (rank + 1) * part) - std::max(begin, rank * part));
+    };
+    const std::int64_t first = begin / part, last = (end - 1) / part;
+    for (std::int64_t rank = first; rank <= last; ++rank) {
+      const double mine = held(rank), theirs = static_cast<double>(length) - mine;
+      sent[static_cast<std::size_t>(rank)] += static_cast<double>(last - first) * mine * (forwards + 1) + theirs;
+    }
+    begin = end;
+  }
+  return *std::max_element(sent.begin(), sent.end());
+}
+
+// Of all rows of a step on one data rank. All-to-all: four tensors each way.
+double context_bytes(const TrainConfig& config, const comm::GridSizes& sizes, const RowPlan& rows, double value_bytes) {
   if (sizes.context == 1) return 0;
-  const double part =
-      static_cast<double>(row_tokens) / sizes.context * static_cast<double>(config.model.hidden_size) / sizes.tensor;
+  const double width = static_cast<double>(config.model.hidden_size) / sizes.tensor;
   const double layers = static_cast<double>(config.model.num_layers);
-  const double forwards = config.model.recompute_granularity == models::Recompute::kFull ? 2 : 1;
-  if (config.model.cp_comm_type == parallel::ContextComm::kA2a)
-    return layers * (forwards + 1) * 4 * ring_bytes(part * value_bytes, sizes.context);
-  const double hop = 2 * part;
-  return layers * (sizes.context - 1) * hop * (forwards * value_bytes + value_bytes) + layers * sizes.context * hop * 4;
+  if (config.model.cp_comm_type == parallel::ContextComm::kP2p)
+    return layers * 2 * rows.travelling_tokens * width * value_bytes;
+  const double part = static_cast<double>(rows.longest) / sizes.context * width;
+  return static_cast<double>(rows.most) * layers * (num_forwards(config) + 1) * 4 *
+         ring_bytes(part * value_bytes, sizes.context);
 }
 
-void plan_rows(DryRun& run, const TrainConfig& config, const comm::GridSizes& sizes,
-               const std::vector<std::int64_t>& token_lengths) {
+RowPlan plan_rows(const TrainConfig& config, const comm::GridSizes& sizes,
+                  const std::vector<std::int64_t>& token_lengths) {
   data::PackLimits limits;
   limits.max_tokens = config.dataset.task_encoder_seq_length;
   limits.max_samples = config.train.micro_batch_size.value_or(0);
   limits.token_multiple *= std::int64_t{sizes.tensor} * sizes.context;
-  if (token_lengths.empty()) {
-    run.row_tokens = data::row_lengths(limits).back();
-    run.rank_rows = 1;
-    return;
+  const double forwards = num_forwards(config);
+  RowPlan plan;
+  if (token_lengths.empty()) {  // one sample that fills a row
+    plan.longest = data::row_lengths(limits).back();
+    plan.most = 1;
+    plan.travelling_tokens = travelling_tokens({plan.longest}, plan.longest, forwards, sizes.context);
+    return plan;
   }
   const data::PackCost cost{.per_token = 7 * static_cast<double>(config.model.hidden_size), .per_pair = 1};
   for (const std::vector<data::Row>& rows : data::plan_step(token_lengths, limits, sizes.data, cost)) {
-    run.rank_rows = std::max(run.rank_rows, static_cast<std::int64_t>(rows.size()));
-    for (const data::Row& row : rows) run.row_tokens = std::max(run.row_tokens, row.padded_tokens);
+    plan.most = std::max(plan.most, static_cast<std::int64_t>(rows.size()));
+    double travelling = 0;
+    for (const data::Row& row : rows) {
+      plan.longest = std::max(plan.longest, row.padded_tokens);
+      std::vector<std::int64_t> lengths;
+      for (const std::int64_t member : row.members) lengths.push_back(token_lengths[static_cast<std::size_t>(member)]);
+      travelling += travelling_tokens(lengths, row.padded_tokens, forwards, sizes.context);
+    }
+    plan.travelling_tokens = std::max(plan.travelling_tokens, travelling);
   }
+  return plan;
 }
 
 void describe(DryRun& run, const TrainConfig& config, const comm::GridSizes& sizes, bool bf16, bool has_lengths) {
@@ -130,7 +173,9 @@ DryRun dry_run(const TrainConfig& config, int world_size, bool bf16, const std::
   const double split = static_cast<double>(counts.split) / sizes.tensor;
   const auto replicated = static_cast<double>(counts.replicated);
   run.rank_parameters = rounded(split + replicated);
-  plan_rows(run, config, sizes, token_lengths);
+  const RowPlan plan = plan_rows(config, sizes, token_lengths);
+  run.row_tokens = plan.longest;
+  run.rank_rows = plan.most;
 
   const double value_bytes = bf16 ? 2 : 4;
   const int data_context = sizes.data * sizes.context, replicas = data_context * sizes.tensor;
@@ -144,7 +189,7 @@ DryRun dry_run(const TrainConfig& config, int world_size, bool bf16, const std::
 
   const auto rows = static_cast<double>(run.rank_rows);
   run.communication.tensor = rounded(rows * tensor_bytes(config, sizes, run.row_tokens, value_bytes));
-  run.communication.context = rounded(rows * context_bytes(config, sizes, run.row_tokens, value_bytes));
+  run.communication.context = rounded(context_bytes(config, sizes, plan, value_bytes));
   const double gathered = ring_bytes(split, data_context) + ring_bytes(replicated, replicas);
   run.communication.gradients = rounded(gathered * 4 * (shares ? 1 : 2));
   run.communication.parameters = shares ? rounded(gathered * value_bytes) : 0;

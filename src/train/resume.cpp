@@ -84,15 +84,19 @@ std::optional<checkpoint::IterationFolder> find_source(const TrainConfig& config
     checkpoint::verify_iteration(found.path);
     return found;
   }
-  check_is_run_folder(config.checkpoint.save);
-  const auto complete = checkpoint::complete_iterations(config.checkpoint.save);
-  if (complete.empty()) return std::nullopt;
+  std::string newest;  // the first rank's view of the file system decides for all
+  context.world->on_first([&] {
+    check_is_run_folder(config.checkpoint.save);
+    const auto complete = checkpoint::complete_iterations(config.checkpoint.save);
+    if (!complete.empty()) newest = checkpoint::iteration_name(complete.back().iteration);
+  });
+  newest = context.world->gather_text(newest).at(0);
+  if (newest.empty()) return std::nullopt;
   if (!config.checkpoint.resume) {
     throw ConfigError(
         "checkpoint.save {}: got a run folder that holds {}, want one without checkpoints (checkpoint.resume=false{}); "
         "hint: choose another checkpoint.save, or leave checkpoint.resume away to continue",
-        config.checkpoint.save.string(), checkpoint::iteration_name(complete.back().iteration),
-        in_brackets(origin_of(context, "checkpoint.resume")));
+        config.checkpoint.save.string(), newest, in_brackets(origin_of(context, "checkpoint.resume")));
   }
   said = "found in checkpoint.save; checkpoint.resume=false refuses";
   checkpoint::WholeIteration whole = checkpoint::newest_whole_iteration(config.checkpoint.save, *context.world);

@@ -79,7 +79,7 @@ class Trainer {
   Console console_;
   Window window_;
   Summary summary_;
-  std::int64_t consumed_samples_ = 0, bad_samples_ = 0, skipped_steps_ = 0, saved_iteration_ = -1;
+  std::int64_t consumed_samples_ = 0, bad_samples_ = 0, all_bad_samples_ = 0, skipped_steps_ = 0, saved_iteration_ = -1;
   int stop_signal_ = 0;
   double peak_flops_ = 0;
 };
@@ -87,8 +87,7 @@ class Trainer {
 // The first rank may have to write an index beside a foreign data set: the others open it afterwards.
 std::shared_ptr<data::Dataset> open_dataset(const fs::path& path, comm::World& world) {
   std::shared_ptr<data::Dataset> dataset;
-  if (world.is_first()) dataset = data::Dataset::open(path);
-  world.all()->barrier();
+  world.on_first([&] { dataset = data::Dataset::open(path); });
   return dataset ? dataset : data::Dataset::open(path);
 }
 
@@ -107,10 +106,7 @@ Trainer::Trainer(const ResumePlan& plan, const RunContext& context, const std::o
     for (const std::string& line : config_.model.options_without_effect()) log::warning("train", "{}", line);
   }
   const fs::path& folder = config_.checkpoint.save;
-  if (world_.is_first()) {
-    fs::create_directories(folder);
-    lock_.emplace(folder);
-  }
+  world_.on_first([&] { lock_.emplace(folder); });
   dataset_ = open_dataset(config_.dataset.path, world_);
   world_.require_same(
       "data set", fmt::format("{} samples, fingerprint {:016x}", dataset_->entries().size(), dataset_->fingerprint()));
@@ -200,6 +196,7 @@ StepMetrics Trainer::step(std::int64_t iteration) {
   metrics.tokens = std::llround(sums.tokens);
   metrics.padded_tokens = std::llround(sums.padded_tokens);
   metrics.bad_samples = std::llround(sums.bad_samples);
+  all_bad_samples_ += metrics.bad_samples;
   metrics.flops = sums.flops;
   metrics.num_ranks = world_.size();
   consumed_samples_ += loaded.num_positions;
@@ -291,7 +288,7 @@ void Trainer::save() {
   if (saved_iteration_ == summary_.iteration) return;
   const auto begin = Clock::now();
   world_.set_place(fmt::format("saving iteration {}", summary_.iteration));
-  if (lock_) lock_->check_still_mine();
+  world_.on_first([&] { lock_->check_still_mine(); });
   ExtraState state;
   state.iteration = summary_.iteration;
   state.consumed_samples = consumed_samples_;
@@ -354,7 +351,7 @@ Summary Trainer::run() {
   console_.say(fmt::format("Trained {} steps in {}, loss {:.6f}; memory: {}", summary_.steps,
                            format_duration(summary_.seconds), summary_.loss, describe_memory(context_.device)));
   console_.say(fmt::format("Loss curve: {}", (config_.checkpoint.save / "loss.svg").string()));
-  if (bad_samples_ > 0) console_.say(fmt::format("Bad samples: {}, each weighed 0", bad_samples_));
+  if (all_bad_samples_ > 0) console_.say(fmt::format("Bad samples: {}, each weighed 0", all_bad_samples_));
   if (skipped_steps_ > 0)
     console_.say(fmt::format("Skipped steps: {}, whose loss or gradient was not finite", skipped_steps_));
   return summary_;
@@ -363,7 +360,8 @@ Summary Trainer::run() {
 // Nothing to train: says so, after checking that the run in the folder is the one that is meant.
 Summary report_finished(const ResumePlan& plan, const ExtraState& stored, const RunContext& context, Console& console) {
   comm::World& world = *context.world;
-  if (fs::is_directory(plan.config.dataset.path)) {  // another seed, shape or data set is not this run
+  // Another seed, shape or data set is not this run. The first rank's view of the file system decides for all.
+  if (world.gather_text(fs::is_directory(plan.config.dataset.path) ? "yes" : "").at(0) == "yes") {
     TrainConfig wanted = plan.config;
     const auto dataset = open_dataset(wanted.dataset.path, world);
     follow_dataset(wanted.model, dataset->card(), dataset->folder(), context);

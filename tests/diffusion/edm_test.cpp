@@ -108,6 +108,21 @@ TEST(EdmLoss, SumsWeightedErrorsOfEachSegmentAndIgnoresPadding) {
   EXPECT_GT(f.grad().narrow(0, 0, 12).abs().min().item<double>(), 0.0);
 }
 
+TEST(EdmLoss, NamesTheSegmentThatIsNotFinite) {
+  const std::vector<std::int64_t> offsets = {0, 2, 5, 6};
+  const std::vector<double> sigmas = {0.5, 1.0, 2.0};
+  const at::Tensor x0_TC = at::ones({8, 4}), epsilon_TC = at::ones({8, 4});
+  const NoisedRow row = add_noise(x0_TC, epsilon_TC, sigmas, offsets);
+  const at::Tensor f_TC = at::zeros({8, 4});
+  at::Tensor want_N, got_N;
+  edm_loss_sum(f_TC, row, x0_TC, sigmas, offsets, &want_N);
+  f_TC[3][1] = INFINITY;
+  edm_loss_sum(f_TC, row, x0_TC, sigmas, offsets, &got_N);
+  EXPECT_TRUE(std::isnan(got_N[1].item<double>()));
+  EXPECT_EQ(got_N[0].item<double>(), want_N[0].item<double>());
+  EXPECT_EQ(got_N[2].item<double>(), want_N[2].item<double>());
+}
+
 TEST(EdmLoss, TakesAnOutputInBf16AndComputesInFp32) {
   const at::Tensor x0 = numbers({16, 8}, 0.1).to(at::kFloat), epsilon = numbers({16, 8}, 2.0).to(at::kFloat);
   const at::Tensor f = numbers({16, 8}, 4.0).to(at::kBFloat16);

@@ -73,6 +73,28 @@ TEST(DryRun, BytesFollowTheLayout) {
   TrainConfig a2a = config(1, 2);
   a2a.model.cp_comm_type = parallel::ContextComm::kA2a;
   EXPECT_EQ(dry_run(a2a, 2, true, {}).communication.context, 2 * 2 * 4 * 512 * 64 * 2 / 2);
+  // Backward gathers the tokens before each column layer again: 15 parts where 12 are without.
+  TrainConfig sequence = config(2, 1);
+  sequence.model.sequence_parallel = true;
+  EXPECT_EQ(dry_run(sequence, 2, true, {}).communication.tensor, tensor.communication.tensor / 4 * 5);
+}
+
+TEST(DryRun, CountsTheKeysThatTravel) {
+  const TrainConfig p2p = config(1, 4);
+  const auto bytes = [](const TrainConfig& one, const std::vector<std::int64_t>& lengths) {
+    return dry_run(one, 4, true, lengths).communication.context;
+  };
+  constexpr std::int64_t kTokenBytes = 2 * 2 * 64 * 2;  // layers x keys and values x width x bytes
+  // One sample over four ranks of 256: keys to three ranks, again in backward, and the gradients of theirs.
+  EXPECT_EQ(bytes(p2p, {}), kTokenBytes * 3 * 256 * 3);
+  EXPECT_EQ(bytes(p2p, {1024}), bytes(p2p, {}));
+  // Samples that end where a rank's part ends do not travel.
+  EXPECT_EQ(bytes(p2p, {256, 256, 256, 256}), 0);
+  // 300 and 256: the second rank has 44 of the first and 212 of the second, of which the third has 44.
+  EXPECT_EQ(bytes(p2p, {300, 256}), kTokenBytes * (44 * 2 + 256 + 212 * 2 + 44));
+  TrainConfig again = p2p;
+  again.model.recompute_granularity = models::Recompute::kFull;
+  EXPECT_EQ(bytes(again, {}), kTokenBytes * 3 * 256 * 4);
 }
 
 TEST(DryRun, PlansTheRowsOfAStep) {

@@ -150,6 +150,11 @@ std::string CommandLine::meant_flag(const std::string& flag) const {
 
 void CommandLine::unknown_flag(const std::string& token) {
   const std::string flag = token.substr(0, token.find('='));
+  if (flag == "--nproc-per-node" || flag == "--nproc_per_node") {
+    merge_.add_error(fmt::format("{}: got it after the subcommand, want it before ({}); hint: dfm {} N {} ...", flag,
+                                 kWhere, flag, subcommand_));
+    return;
+  }
   std::string meant = meant_flag(flag);
   if (meant.empty() && suggest_ != nullptr) {
     meant = suggest_(flag.substr(std::min(flag.find_first_not_of('-'), flag.size())));
@@ -181,9 +186,14 @@ void CommandLine::take_rest(const Arguments& remaining) {
   }
 }
 
-std::string common_flags_help() {
+std::string common_flags_help(const std::string& subcommand) {
   return "\nEverywhere:\n" +
          config::help_row("--device auto|cpu|cuda", "Where to compute; auto takes a GPU when there is one", 26, 100) +
+         config::help_row("--nproc-per-node N",
+                          fmt::format("Before the subcommand: `dfm --nproc-per-node N {} ...` runs on N ranks of this "
+                                      "machine, a GPU or a part of the cores each",
+                                      subcommand),
+                          26, 100) +
          config::help_row("-v, --verbose", "More messages; errors with their backtrace", 26, 100) +
          config::help_row("-h, --help", "This text", 26, 100);
 }

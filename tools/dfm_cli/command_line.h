@@ -64,6 +64,6 @@ class CommandLine {
 };
 
 // What every subcommand's help ends with.
-std::string common_flags_help();
+std::string common_flags_help(const std::string& subcommand);
 
 }  // namespace dfm::cli

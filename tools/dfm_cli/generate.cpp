@@ -27,7 +27,7 @@ int run_generate(const std::vector<std::string>& args) {
         "  dfm generate --prompts-file prompts.txt --sampler dpmpp_2m --num-steps 18\n"
         "  dfm --nproc-per-node 4 generate --prompt TEXT --cp-size 2    # 2 ranks for each branch of guidance\n\n"
         "Flags:\n{}{}",
-        config::flags_help(config::tree_of(defaults)), common_flags_help());
+        config::flags_help(config::tree_of(defaults)), common_flags_help("generate"));
     return 0;
   }
   line.merge().check(tree, /*flags=*/true);

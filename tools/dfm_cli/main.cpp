@@ -47,8 +47,10 @@ std::string overview() {
          "  dfm train --recipe demo --dataset-path butterflies\n"
          "  dfm generate --checkpoint checkpoints/demo --prompt \"a large blue butterfly in the blue sky\" \\\n"
          "               --height 96 --width 96 --num-video-frames 9 --video-save-path butterfly.mp4\n"
-         "\nEach runs on several ranks too: `dfm --nproc-per-node 4 train ...` starts four on this machine;\n"
-         "torchrun --no-python, mpirun and srun start them on one machine or many.\n"
+         "\nSeveral GPUs, or several CPU processes, are one rank each, and each subcommand runs on them:\n"
+         "  dfm --nproc-per-node 4 train ...                              four ranks on this machine\n"
+         "  torchrun --no-python --nproc-per-node 4 dfm train ...         the same; mpirun and srun do as well,\n"
+         "                                                                on one machine or many\n"
          "\n`dfm SUBCOMMAND --help` lists the options, `dfm --version` the version.\n"
          "Exit codes: 2 options, 3 data, 4 checkpoint, 5 communication, 6 memory or disk, 70 a fault of dfm's own.\n";
 }
@@ -120,21 +122,34 @@ bool asks_for_help(const std::vector<std::string>& args) {
 
 int run_subcommand(const Subcommand& subcommand, const std::vector<std::string>& args, const RanksFlag& ranks) {
   if (!ranks.is_given) return run_guarded(subcommand.name, args, [&] { return subcommand.run(args); });
-  int num_ranks = 1;
-  const int code = run_guarded("", args, [&] {
-    num_ranks = checked_num_ranks(ranks.value);
-    return 0;
-  });
-  if (code != 0) return code;
-  if (num_ranks == 1 || asks_for_help(args))
-    return run_guarded(subcommand.name, args, [&] { return subcommand.run(args); });
+  const int num_ranks = asks_for_help(args) ? 1 : checked_num_ranks(ranks.value);  // dispatch() has checked it
+  if (num_ranks == 1) return run_guarded(subcommand.name, args, [&] { return subcommand.run(args); });
   std::vector<std::string> own = args;
   own.insert(own.begin(), subcommand.name);
   return run_guarded("", args, [&] { return comm::supervise(num_ranks, own); });
 }
 
+// `dfm -np 2 train`: what was taken for a subcommand is most likely the value of a flag that is none of ours.
+bool is_foreign_leading_flag(const std::string& flag) {
+  constexpr std::array kKnown{"--verbose", "-v", "--help", "-h"};
+  return std::find(kKnown.begin(), kKnown.end(), flag) == kKnown.end() && flag.find('=') == std::string::npos;
+}
+
+std::string leading_flag_error(const std::string& flag) {
+  const bool means_ranks = flag.starts_with("-n") || flag.starts_with("--np") || flag.starts_with("--nn");
+  return fmt::format(
+      "{}: got no such flag before the subcommand, want one of --nproc-per-node N, --device NAME, --verbose (command "
+      "line); hint: {}",
+      flag,
+      means_ranks ? "dfm --nproc-per-node N starts N ranks on this machine" : "other flags follow the subcommand");
+}
+
 int dispatch(std::vector<std::string> args) {
   const RanksFlag ranks = take_ranks_flag(args);
+  if (ranks.is_given && !asks_for_help(args)) {
+    const int code = run_guarded("", args, [&] { return static_cast<void>(checked_num_ranks(ranks.value)), 0; });
+    if (code != 0) return code;
+  }
   // Flags before the subcommand belong to it: dfm --device cpu train.
   std::size_t first = 0;
   while (first < args.size() && args[first].starts_with('-')) first += args[first] == "--device" ? 2 : 1;
@@ -173,6 +188,9 @@ int dispatch(std::vector<std::string> args) {
     if (subcommand.summary == nullptr) continue;
     names.emplace_back(subcommand.name);
     list += (list.empty() ? "" : ", ") + std::string(subcommand.name);
+  }
+  if (!leading.empty() && leading.back().starts_with("-") && is_foreign_leading_flag(leading.back())) {
+    return fail("", ExitCode::kConfig, leading_flag_error(leading.back()));
   }
   return fail(
       "", ExitCode::kConfig,

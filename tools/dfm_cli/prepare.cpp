@@ -28,7 +28,7 @@ int run_prepare(const std::vector<std::string>& args) {
         "  dfm prepare --input my_clips --output-dir out --tokenizer builtin --text-encoder builtin --short-side "
         "256\n\n"
         "Flags:\n{}{}",
-        config::flags_help(config::tree_of(defaults)), common_flags_help());
+        config::flags_help(config::tree_of(defaults)), common_flags_help("prepare"));
     return 0;
   }
   line.merge().check(tree, /*flags=*/true);

@@ -21,11 +21,11 @@ void share_cores(const comm::Launch& launch) {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  const int cores = CPU_COUNT(&allowed);
-  // mpirun and srun bind each rank to cores of its own.
-  const bool is_bound =
-      (launch.launcher == "mpirun" || launch.launcher == "srun") && cores < sysconf(_SC_NPROCESSORS_ONLN);
-  ops::set_num_threads(std::max(1, is_bound ? cores : cores / launch.local_world_size));
+  const int cores = CPU_COUNT(&allowed), online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  // mpirun and srun bind each rank to cores of its own, or several to a socket.
+  const bool is_bound = (launch.launcher == "mpirun" || launch.launcher == "srun") && cores < online;
+  const int share = (is_bound ? online : cores) / launch.local_world_size;
+  ops::set_num_threads(std::clamp(share, 1, cores));
 }
 
 }  // namespace
@@ -76,7 +76,11 @@ int checked_num_ranks(const std::string& value) {
   int count = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), count);
   if (error != std::errc() || end != value.data() + value.size() || count < 1 || count > kMostRanks) {
-    throw ConfigError("--nproc-per-node: got '{}', want an integer from 1 to {} (command line)", value, kMostRanks);
+    throw ConfigError(
+        "--nproc-per-node: got '{}', want an integer from 1 to {} (command line); hint: dfm --nproc-per-node 4 train "
+        "... "
+        "starts 4 ranks on this machine",
+        value, kMostRanks);
   }
   const comm::Launch launch = comm::read_launch();
   if (launch.launcher != "none") {

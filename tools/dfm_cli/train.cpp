@@ -40,7 +40,7 @@ void print_help() {
   row("--print-config full|minimal", "Print the merged options as YAML (minimal: those that differ from the defaults)");
   row("--dry-run", "Print layout, parameters, memory and bytes communicated of a rank, and end");
   row("--world-size N", "With --dry-run: of so many ranks; default: those that were started");
-  text += common_flags_help() + "\nOptions (section.option=default):\n";
+  text += common_flags_help("train") + "\nOptions (section.option=default):\n";
   text += config::sections_help(config::tree_of(defaults));
   fmt::print("{}", text);
 }

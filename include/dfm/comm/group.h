@@ -1,8 +1,9 @@
 #pragma once
 // Collective operations of an ordered set of ranks. Every rank of the group calls the same operations in the same order
 // with sizes and dtypes that agree; tensors are contiguous and on the group's kind of device. Element types: float32,
-// float64, bfloat16, int64, uint8 (sums: the first four). Sums have a fixed order, so they are the same on each rank
-// and in each run; bfloat16 is summed in float32 and rounded once.
+// float64, bfloat16, int64, uint8 (sums: the first four). All ranks get the same bits. Through shared
+// memory sums have a fixed order, the same in each run, and bfloat16 is summed in float32 and rounded once; NCCL
+// chooses the order, and rounds bfloat16 at each hop.
 //
 //   group->all_reduce(loss).wait();
 //   comm::Work work = group->reduce_scatter(shard, bucket);   // runs beside what comes next

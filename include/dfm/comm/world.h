@@ -12,6 +12,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,6 +57,10 @@ class World {
   // Each rank's text must be that of rank 0; else a CommError on every rank: `what`, the ranks, the first lines that
   // differ.
   void require_same(const std::string& what, const std::string& mine);
+
+  // Rank 0 runs `body`, which waits for no other rank, and all wait for it. An Error that it ends with is thrown on
+  // every rank: it is the job's, not that of one rank.
+  void on_first(const std::function<void()>& body);
 
   virtual void set_place(const std::string& place) = 0;
   // Ends the run because of `code` and `line`. True for the one rank of the world whose report is the first: it prints.

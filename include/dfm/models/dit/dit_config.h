@@ -65,8 +65,9 @@ struct DitConfig {
               "Ranks that share the layers; 1 in this version", only_one),
         field("context_parallel_size", &DitConfig::context_parallel_size, "Ranks that share a row's tokens", positive),
         field("cp_comm_type", &DitConfig::cp_comm_type,
-              "How attention crosses the context ranks: p2p (a ring of keys and values) or a2a (tokens exchanged for "
-              "heads; context_parallel_size must divide the heads of a tensor rank)"),
+              "How attention crosses the context ranks: p2p (keys and values go to the ranks that share a segment) or "
+              "a2a "
+              "(tokens exchanged for heads; context_parallel_size must divide the heads of a tensor rank)"),
         field("sequence_parallel", &DitConfig::sequence_parallel,
               "Spread the tokens between the matrices over the tensor ranks"));
   }
