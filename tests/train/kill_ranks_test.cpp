@@ -99,7 +99,11 @@ TEST_F(KilledRanks, NeverHangAndLoseAtMostOneSaveInterval) {
     // One in four is killed while it starts, the others once they have made a new step.
     if (random() % 4 != 0) wait_for_progress(before.empty() ? 0 : before.back()["iteration"].get<std::int64_t>());
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 1500000));
-    const std::vector<pid_t> children = children_of(run.id());
+    std::vector<pid_t> children = children_of(run.id());
+    for (int i = 0; i < 1000 && children.size() < static_cast<std::size_t>(ranks); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      children = children_of(run.id());
+    }
     ASSERT_EQ(children.size(), static_cast<std::size_t>(ranks)) << log();
     const pid_t victim = children[random() % children.size()];
     const auto lines = metrics_in(run_folder());
