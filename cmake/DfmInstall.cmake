@@ -1,5 +1,5 @@
 # cmake --install build/release --prefix X: bin/dfm, lib/libdfm_cuda.so and lib/libdfm_nccl.so (if built) and share/dfm. The tree may be moved.
-# LibTorch is found where it was at build time, unless it is copied beside:
+# LibTorch and Arrow are found where they were at build time, unless they are copied beside:
 #   -DDFM_INSTALL_TORCH=CPU   what dfm needs without a GPU, about 0.5 GB
 #   -DDFM_INSTALL_TORCH=ON    the CUDA half too, several GB
 include(GNUInstallDirs)
@@ -10,9 +10,10 @@ set_property(CACHE DFM_INSTALL_TORCH PROPERTY STRINGS OFF CPU ON)
 set(DFM_TORCH_DESTINATION ${CMAKE_INSTALL_LIBDIR}/dfm)
 set(DFM_INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
 if(DFM_INSTALL_TORCH)
-  list(APPEND DFM_INSTALL_RPATH "$ORIGIN/../${DFM_TORCH_DESTINATION}/torch/lib")
+  list(APPEND DFM_INSTALL_RPATH "$ORIGIN/../${DFM_TORCH_DESTINATION}/torch/lib" "$ORIGIN/../${DFM_TORCH_DESTINATION}/pyarrow")
+  install(FILES ${DFM_ARROW_LIBRARY} ${DFM_PARQUET_LIBRARY} DESTINATION ${DFM_TORCH_DESTINATION}/pyarrow)
 else()
-  list(APPEND DFM_INSTALL_RPATH ${DFM_TORCH_DIR}/lib)
+  list(APPEND DFM_INSTALL_RPATH ${DFM_TORCH_DIR}/lib ${DFM_PYARROW_DIR})
 endif()
 
 set_target_properties(dfm PROPERTIES INSTALL_RPATH "${DFM_INSTALL_RPATH}")

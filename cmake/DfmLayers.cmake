@@ -4,8 +4,8 @@
 set(DFM_LAYER_TABLE
     "base       |                                                          | fmt"
     "config     |                                                          | yaml-cpp fmt"
-    "formats    |                                                          | ATen c10 torch nlohmann yaml-cpp libavformat libavcodec libavutil libswscale zlib.h fmt"
-    "text       |                                                          | sentencepiece_processor.h fmt"
+    "formats    |                                                          | ATen c10 torch nlohmann yaml-cpp libavformat libavcodec libavutil libswscale zlib.h curl arrow parquet fmt"
+    "text       |                                                          | sentencepiece_processor.h nlohmann fmt"
     "ops        |                                                          | ATen c10 torch cuda fmt"
     "comm       |                                                          | ATen c10 torch cuda nccl.h fmt"
     "parallel   | ops comm                                                 | ATen c10 torch fmt"
@@ -13,6 +13,7 @@ set(DFM_LAYER_TABLE
     "diffusion  |                                                          | ATen c10 torch fmt"
     "data       | formats text                                             | ATen c10 torch nlohmann fmt"
     "checkpoint | comm formats                                             | ATen c10 torch fmt"
+    "inspect    | config formats text models data checkpoint                   | ATen c10 torch nlohmann fmt"
     "train      | config formats text ops comm parallel models diffusion data checkpoint | ATen c10 torch nlohmann fmt"
     "prepare    | data models formats text comm                            | ATen c10 torch nlohmann fmt"
     "generate   | models diffusion comm parallel checkpoint formats text ops data | ATen c10 torch nlohmann fmt")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes script/requirements-libtorch.txt: the torch wheel and all it needs, pinned by version and by sha256.
+"""Writes script/requirements-libtorch.txt: the wheels whose C++ libraries dfm links (torch, pyarrow) and all they need, pinned by
+version and by sha256.
 
 Run it in any folder with a pip of 23 or newer, after changing PINS (and DFM_TORCH_VERSION in cmake/LibTorch.cmake):
     python3 script/pin_libtorch.py
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 PINS = [
     "torch==2.11.0",
     "cuda-bindings==13.4.4",
@@ -24,6 +25,7 @@ PINS = [
     "MarkupSafe==3.0.4",
     "mpmath==1.3.0",
     "networkx==3.4.2",
+    "pyarrow==26.0.1",
     "setuptools==81.0.0",
     "sympy==1.14.0",
     "typing_extensions==4.16.0",

@@ -56,7 +56,7 @@ std::string help_row(std::string_view left, std::string_view right, int left_wid
   std::string text = fmt::format("  {:<{}}", left, left_width);
   const auto margin = static_cast<std::size_t>(left_width) + 2;
   const std::string new_line = fmt::format("\n{:{}}", "", margin);
-  if (text.size() > margin) text += new_line;
+  if (left.size() >= static_cast<std::size_t>(left_width)) text += new_line;
   std::size_t column = margin;
   std::size_t at = 0;
   while (at < right.size()) {

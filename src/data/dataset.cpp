@@ -7,6 +7,7 @@
 #include <set>
 
 #include "data/index.h"
+#include "data/open_folder.h"
 #include "data/parts.h"
 #include "data/shard_files.h"
 #include "dfm/base/error.h"
@@ -23,8 +24,9 @@ constexpr double kDefaultFps = 30;
 class IndexedDataset : public Dataset {
  public:
   IndexedDataset(std::filesystem::path folder, std::vector<std::string> shards, std::vector<SampleEntry> entries,
-                 DatasetCard card)
+                 DatasetCard card, std::string split)
       : folder_(std::move(folder)),
+        split_(std::move(split)),
         files_(folder_, std::move(shards)),
         entries_(std::move(entries)),
         card_(std::move(card)) {
@@ -36,6 +38,7 @@ class IndexedDataset : public Dataset {
   }
 
   [[nodiscard]] const std::filesystem::path& folder() const override { return folder_; }
+  [[nodiscard]] std::string split() const override { return split_; }
   [[nodiscard]] const std::vector<SampleEntry>& entries() const override { return entries_; }
   [[nodiscard]] const DatasetCard& card() const override { return card_; }
   [[nodiscard]] std::uint64_t fingerprint() const override { return fingerprint_; }
@@ -92,6 +95,7 @@ class IndexedDataset : public Dataset {
   }
 
   std::filesystem::path folder_;
+  std::string split_;
   ShardFiles files_;
   std::vector<SampleEntry> entries_;
   DatasetCard card_;
@@ -169,10 +173,11 @@ DatasetCard foreign_card(const std::filesystem::path& folder, const Index& index
 
 }  // namespace
 
-std::shared_ptr<Dataset> Dataset::open(const std::filesystem::path& folder, const std::string& split) {
+std::shared_ptr<Dataset> open_folder(const std::filesystem::path& folder, const std::string& split) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored)) {
-    throw DataError("data set {}: got no such folder, want one that `dfm prepare` or DFM wrote", folder.string());
+    throw DataError("data set {}: got no such folder, want one that `dfm prepare` or DFM wrote, or a Metadataset YAML",
+                    folder.string());
   }
   std::optional<DatasetCard> card = load_card(folder);
   if (!card && std::filesystem::exists(folder / kUnfinishedName, ignored)) {
@@ -191,7 +196,7 @@ std::shared_ptr<Dataset> Dataset::open(const std::filesystem::path& folder, cons
                     folder.string(), index.samples.size(), card->num_samples, DatasetCard::kFileName);
   }
   if (!card) card = foreign_card(folder, index);
-  return std::make_shared<IndexedDataset>(folder, shards, select_split(folder, index, split), std::move(*card));
+  return std::make_shared<IndexedDataset>(folder, shards, select_split(folder, index, split), std::move(*card), split);
 }
 
 }  // namespace dfm::data

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "dfm/base/error.h"
+#include "dfm/data/latent_scale.h"
 #include "dfm/data/ordered_work.h"
 
 namespace dfm::data {
@@ -46,6 +47,7 @@ struct StepLoader::State {
   State(std::shared_ptr<const Dataset> opened, const LoaderOptions& given)
       : dataset(std::move(opened)),
         options(given),
+        scale(dataset->card()),
         position(given.first_position),
         work(unsigned_of(given.first_position), OrderedWork<Loaded>::kEndless,
              unsigned_of(given.global_batch_size * std::max<std::int64_t>(1, given.steps_ahead))),
@@ -69,12 +71,11 @@ struct StepLoader::State {
           patch_problem(dataset->entries()[loaded.index], options.patch_spatial, options.patch_temporal);
       if (!loaded.sample.problem.empty()) loaded.sample.latent_CTHW.reset(), loaded.sample.text_LE.reset();
     }
+    if (loaded.sample.problem.empty()) loaded.sample.latent_CTHW = scale.normalise(loaded.sample.latent_CTHW);
     return loaded;
   }
 
-  [[nodiscard]] std::size_t index_at(std::int64_t at) const {
-    return sample_at(options.seed, unsigned_of(at), dataset->entries().size());
-  }
+  [[nodiscard]] std::size_t index_at(std::int64_t at) const { return dataset->index_at(options.seed, unsigned_of(at)); }
 
   // Thread safe; made by the first that asks. `first`: the step's first position.
   std::shared_ptr<const StepShare> share_of(std::int64_t first) {
@@ -108,6 +109,7 @@ struct StepLoader::State {
 
   std::shared_ptr<const Dataset> dataset;
   LoaderOptions options;
+  LatentScale scale;
   std::int64_t position;
   std::mutex shares_mutex;
   std::map<std::int64_t, std::shared_ptr<const StepShare>> shares;  // by first position, until the step is given

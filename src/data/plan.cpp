@@ -86,7 +86,8 @@ std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const
   return pack(token_lengths, first_numbers(token_lengths.size()), limits);
 }
 
-std::vector<std::vector<std::int64_t>> deal_by_cost(const std::vector<double>& costs, std::int64_t num_ranks) {
+std::vector<std::vector<std::int64_t>> deal_by_cost(const std::vector<double>& costs, std::int64_t num_ranks,
+                                                    const std::vector<double>& costs_before) {
   if (num_ranks < 1) throw InternalError("deal_by_cost: got {} ranks, want at least 1", num_ranks);
   for (std::size_t i = 0; i < costs.size(); ++i) {
     // Negation: not a number is refused, too. With it the order would be undefined, and so different on each rank.
@@ -99,7 +100,9 @@ std::vector<std::vector<std::int64_t>> deal_by_cost(const std::vector<double>& c
   std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return cost_of(a) > cost_of(b); });
   using Load = std::pair<double, std::int64_t>;  // sum of costs, rank
   std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
-  for (std::int64_t rank = 0; rank < num_ranks; ++rank) loads.emplace(0.0, rank);
+  for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
+    loads.emplace(costs_before.empty() ? 0.0 : costs_before.at(static_cast<std::size_t>(rank)), rank);
+  }
   std::vector<std::vector<std::int64_t>> dealt(static_cast<std::size_t>(num_ranks));
   for (const std::int64_t i : order) {
     const auto [load, rank] = loads.top();

@@ -4,12 +4,19 @@
 #include <charconv>
 #include <cmath>
 
+#include "data/folder_listing.h"
+#include "data/hub_files.h"
 #include "data/media_folder_source.h"
+#include "data/raw_webdataset_source.h"
 #include "data/synthetic_butterflies.h"
 #include "dfm/base/error.h"
+#include "dfm/base/log.h"
+#include "dfm/formats/hub.h"
 
 namespace dfm::data {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr std::string_view kSyntheticPrefix = "synthetic:";
 constexpr std::string_view kButterflies = "butterflies";
@@ -34,11 +41,103 @@ std::unique_ptr<Source> open_synthetic(const std::string& input, std::uint64_t s
   return make_synthetic_butterflies(seed, count);
 }
 
+std::vector<NamedFile> in_folder(const fs::path& folder, const std::vector<std::string>& names) {
+  std::vector<NamedFile> files;
+  for (const std::string& name : names) files.push_back({name, folder / name});
+  return files;
+}
+
+std::string count_of(const std::vector<std::string>& names, const char* what) {
+  return fmt::format("{} {} file{}", names.size(), what, names.size() == 1 ? "" : "s");
+}
+
+formats::HubSettings network_of(const SourceOptions& options) {
+  return formats::HubSettings::from_environment(options.hub_cache);
+}
+
+// Pictures and clips win over tables and tars that lie among them.
+std::unique_ptr<Source> open_listing(const std::string& name, const fs::path& folder, FolderListing listing,
+                                     const SourceOptions& options) {
+  const bool has_media = !listing.media.empty();
+  if (has_media && listing.parquet.size() + listing.tars.size() > 0) {
+    log::warning("data", "{}: got {} tars and parquet files beside pictures or clips, which alone are read", name,
+                 listing.parquet.size() + listing.tars.size());
+  }
+  if (!has_media && !listing.parquet.empty()) {
+    const std::string table = fmt::format("{} ({})", name, count_of(listing.parquet, "parquet"));
+    return make_table_source(open_parquet_table(table, in_folder(folder, listing.parquet)), options,
+                             network_of(options));
+  }
+  if (!has_media && !listing.tars.empty()) {
+    return open_raw_webdataset(name, in_folder(folder, listing.tars), options);
+  }
+  if (!has_media && !listing.csv.empty()) {
+    const std::string table = fmt::format("{} ({})", name, count_of(listing.csv, "csv"));
+    return make_table_source(open_csv_table(table, in_folder(folder, listing.csv)), options, network_of(options));
+  }
+  if (!has_media && !listing.compressed_tars.empty()) {
+    throw DataError("{}: got a compressed tar, want plain ones, which can be read from any place; hint: gunzip it",
+                    (folder / listing.compressed_tars[0]).string());
+  }
+  return open_media_folder(name, folder, std::move(listing), options);
+}
+
+std::unique_ptr<Source> open_file(const fs::path& path, const SourceOptions& options) {
+  const std::string extension = path.extension().string();
+  const std::vector<NamedFile> files{{path.filename().string(), path}};
+  if (extension == ".parquet") {
+    return make_table_source(open_parquet_table(path.string(), files), options, network_of(options));
+  }
+  if (extension == ".csv") {
+    return make_table_source(open_csv_table(path.string(), files), options, network_of(options));
+  }
+  if (extension == ".tar") return open_raw_webdataset(path.string(), files, options);
+  throw DataError("{}: got a file, want a folder of pictures and clips, or a file that ends in .parquet, .csv or .tar",
+                  path.string());
+}
+
+// Names of hub data sets have the form org/name; so has many a path.
+bool is_hub_input(const std::string& input) {
+  return !input.starts_with(kSyntheticPrefix) && !fs::exists(input) && input.find('/') != std::string::npos &&
+         formats::is_hub_id(input);
+}
+
+HubFiles fetch_files(const SourceOptions& options) {
+  return with_context(
+      fmt::format("{}: got no such file or folder here, want it or a data set of the hub", options.input),
+      [&] { return fetch_hub_files(formats::Hub(network_of(options)), options.input); });
+}
+
+// What DFM's own script takes of its data set.
+SourceOptions with_columns_of_dfm(SourceOptions options) {
+  if (options.input == "huggan/smithsonian_butterflies_subset") {
+    if (options.image_column.empty()) options.image_column = "image";
+    if (options.caption_column.empty()) options.caption_column = "name";
+  }
+  return options;
+}
+
 }  // namespace
 
-std::unique_ptr<Source> open_source(const std::string& input, std::uint64_t seed) {
-  if (input.starts_with(kSyntheticPrefix)) return open_synthetic(input, seed);
-  return open_media_folder(input);
+std::unique_ptr<Source> open_source(const SourceOptions& options) {
+  const std::string& input = options.input;
+  if (input.starts_with(kSyntheticPrefix)) return open_synthetic(input, options.seed);
+  if (is_hub_input(input)) {
+    HubFiles files = fetch_files(options);
+    return open_listing(input, files.folder, std::move(files.listing), with_columns_of_dfm(options));
+  }
+  if (!fs::exists(input)) {
+    throw DataError(
+        "{}: got no such file or folder, want pictures or clips; hint: a data set of the hub is named "
+        "org/name",
+        input);
+  }
+  if (!fs::is_directory(input)) return open_file(input, options);
+  return open_listing(input, input, list_folder(input), options);
+}
+
+void fetch_source(const SourceOptions& options) {
+  if (is_hub_input(options.input)) static_cast<void>(fetch_files(options));
 }
 
 Size target_size(std::int64_t height, std::int64_t width, const LoadLimits& limits) {

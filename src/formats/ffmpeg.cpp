@@ -133,6 +133,38 @@ FfmpegPtr<AVFrame> make_frame() { return owned(av_frame_alloc()); }
 FfmpegPtr<AVPacket> make_packet() { return owned(av_packet_alloc()); }
 FfmpegPtr<AVCodecContext> make_codec_context(const AVCodec* codec) { return owned(avcodec_alloc_context3(codec)); }
 
+MemoryInput::MemoryInput(std::shared_ptr<const std::string> bytes)
+    : cursor_(std::make_unique<Cursor>(Cursor{std::move(bytes), 0})) {
+  constexpr int kBufferBytes = 1 << 16;
+  auto* buffer = static_cast<unsigned char*>(av_malloc(kBufferBytes));
+  if (buffer == nullptr) throw std::bad_alloc();
+  AVIOContext* io = avio_alloc_context(buffer, kBufferBytes, /*write_flag=*/0, cursor_.get(), read, nullptr, seek);
+  if (io == nullptr) av_free(buffer);
+  io_ = owned(io);
+}
+
+int MemoryInput::read(void* cursor, std::uint8_t* out, int count) {
+  auto& input = *static_cast<Cursor*>(cursor);
+  const std::size_t left = input.bytes->size() - input.position;
+  if (left == 0) return AVERROR_EOF;
+  const std::size_t taken = std::min(left, static_cast<std::size_t>(std::max(count, 0)));
+  std::memcpy(out, input.bytes->data() + input.position, taken);
+  input.position += taken;
+  return static_cast<int>(taken);
+}
+
+std::int64_t MemoryInput::seek(void* cursor, std::int64_t offset, int whence) {
+  auto& input = *static_cast<Cursor*>(cursor);
+  const auto size = static_cast<std::int64_t>(input.bytes->size());
+  if ((whence & AVSEEK_SIZE) != 0) return size;
+  whence &= ~AVSEEK_FORCE;
+  if (whence == SEEK_CUR) offset += static_cast<std::int64_t>(input.position);
+  if (whence == SEEK_END) offset += size;
+  if (offset < 0 || offset > size) return AVERROR(EINVAL);
+  input.position = static_cast<std::size_t>(offset);
+  return offset;
+}
+
 FfmpegMessages::FfmpegMessages() {
   static std::once_flag once;
   std::call_once(once, [] { av_log_set_callback(keep_message); });

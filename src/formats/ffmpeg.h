@@ -16,6 +16,10 @@ extern "C" {
 namespace dfm::formats {
 
 struct FfmpegDelete {
+  void operator()(AVIOContext* io) const {
+    av_freep(&io->buffer);  // FFmpeg may have replaced the one it was given
+    avio_context_free(&io);
+  }
   void operator()(AVFrame* frame) const { av_frame_free(&frame); }
   void operator()(AVPacket* packet) const { av_packet_free(&packet); }
   void operator()(AVCodecContext* codec) const { avcodec_free_context(&codec); }
@@ -40,6 +44,24 @@ class FfmpegMessages {
 
 // FFmpeg reads urls: "file:" keeps a colon in a name from being taken for a protocol.
 inline std::string file_url(const std::filesystem::path& path) { return "file:" + path.string(); }
+
+// A file in memory for FFmpeg's demuxers. Must outlive the format context that reads it.
+class MemoryInput {
+ public:
+  explicit MemoryInput(std::shared_ptr<const std::string> bytes);
+  [[nodiscard]] AVIOContext* io() const { return io_.get(); }
+
+ private:
+  struct Cursor {
+    std::shared_ptr<const std::string> bytes;
+    std::size_t position = 0;
+  };
+  static int read(void* cursor, std::uint8_t* out, int count);
+  static std::int64_t seek(void* cursor, std::int64_t offset, int whence);
+
+  std::unique_ptr<Cursor> cursor_;
+  FfmpegPtr<AVIOContext> io_;
+};
 
 // The most pixels of a picture or frame: a hostile header must not allocate the machine's memory.
 inline constexpr std::int64_t kMaxPixels = std::int64_t{1} << 27;

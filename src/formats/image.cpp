@@ -27,16 +27,21 @@ void check_picture(const at::Tensor& rgb, const char* what) {
   }
 }
 
-// The whole file in a packet, which carries the zeros that FFmpeg's readers want behind the data.
+// Room for a whole file in a packet, which carries the zeros that FFmpeg's readers want behind the data.
+FfmpegPtr<AVPacket> packet_for(std::uint64_t size, const std::filesystem::path& path) {
+  if (size > kMaxImageBytes) throw DataError("{}: got {} bytes, want at most {}", path.string(), size, kMaxImageBytes);
+  auto packet = make_packet();
+  if (av_new_packet(packet.get(), static_cast<int>(size)) < 0) throw std::bad_alloc();
+  return packet;
+}
+
 FfmpegPtr<AVPacket> read_packet(const std::filesystem::path& path) {
   if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) {
     throw DataError("{}: got something that is not a file, want a PNG or JPEG", path.string());
   }
   const File file(path, File::Mode::kRead);
   const std::uint64_t size = file.size();
-  if (size > kMaxImageBytes) throw DataError("{}: got {} bytes, want at most {}", path.string(), size, kMaxImageBytes);
-  auto packet = make_packet();
-  if (av_new_packet(packet.get(), static_cast<int>(size)) < 0) throw std::bad_alloc();
+  auto packet = packet_for(size, path);
   file.read_at(0, {reinterpret_cast<std::byte*>(packet->data), size});
   return packet;
 }
@@ -64,10 +69,7 @@ FfmpegPtr<AVFrame> decode_picture(AVPacket& packet, AVCodecID id, const std::fil
   return frame;
 }
 
-}  // namespace
-
-at::Tensor read_image(const std::filesystem::path& path) {
-  const auto packet = read_packet(path);
+at::Tensor decode_packet(const FfmpegPtr<AVPacket>& packet, const std::filesystem::path& path) {
   const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(packet->data),
                                          static_cast<std::size_t>(packet->size));
   AVCodecID id = AV_CODEC_ID_NONE;
@@ -86,12 +88,27 @@ at::Tensor read_image(const std::filesystem::path& path) {
   return converter.convert(*decode_picture(*packet, id, path), path);
 }
 
-ImageSize read_image_size(const std::filesystem::path& path) {
-  const ImageSize size = header_size(path);
+ImageSize checked_size(const ImageSize& size, const std::string& name) {
   if (size.height < 1 || size.width < 1) {
-    throw DataError("{}: got no size in its header, want a PNG or JPEG picture", path.string());
+    throw DataError("{}: got no size in its header, want a PNG or JPEG picture", name);
   }
   return size;
+}
+
+}  // namespace
+
+at::Tensor read_image(const std::filesystem::path& path) { return decode_packet(read_packet(path), path); }
+
+at::Tensor read_image(std::span<const std::byte> bytes, const std::string& name) {
+  const auto packet = packet_for(bytes.size(), name);
+  if (!bytes.empty()) std::memcpy(packet->data, bytes.data(), bytes.size());
+  return decode_packet(packet, name);
+}
+
+ImageSize read_image_size(const std::filesystem::path& path) { return checked_size(header_size(path), path.string()); }
+
+ImageSize read_image_size(std::span<const std::byte> bytes, const std::string& name) {
+  return checked_size(header_size(bytes, name), name);
 }
 
 void write_png(const std::filesystem::path& path, const at::Tensor& rgb_HW3) {

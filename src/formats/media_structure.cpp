@@ -6,6 +6,7 @@
 #include <array>
 #include <cctype>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "dfm/base/error.h"
@@ -26,20 +27,25 @@ std::uint64_t big_endian(std::span<const std::byte> bytes) {
   return value;
 }
 
-// Reads within a file, short at its end.
+// Reads within a file, or the bytes of one, short at its end.
 class Window {
  public:
-  explicit Window(const std::filesystem::path& path) : file_(path, File::Mode::kRead), size_(file_.size()) {}
+  explicit Window(const std::filesystem::path& path)
+      : file_(std::in_place, path, File::Mode::kRead), size_(file_->size()) {}
+  explicit Window(std::span<const std::byte> bytes) : whole_(bytes), size_(bytes.size()) {}
   [[nodiscard]] std::uint64_t size() const { return size_; }
   std::span<const std::byte> at(std::uint64_t offset, std::size_t count) {
     if (offset >= size_) return {};
-    const std::span<std::byte> part(bytes_.data(), std::min<std::uint64_t>({count, bytes_.size(), size_ - offset}));
-    file_.read_at(offset, part);
+    count = std::min<std::uint64_t>({count, bytes_.size(), size_ - offset});
+    if (!file_) return whole_.subspan(offset, count);
+    const std::span<std::byte> part(bytes_.data(), count);
+    file_->read_at(offset, part);
     return part;
   }
 
  private:
-  File file_;
+  std::optional<File> file_;
+  std::span<const std::byte> whole_;
   std::uint64_t size_;
   std::array<std::byte, 32> bytes_{};
 };
@@ -106,6 +112,57 @@ void check_riff(Window& file, const std::filesystem::path& path) {
   }
 }
 
+void check_clip(Window& file, const std::filesystem::path& path) {
+  const auto head = file.at(0, 12);
+  if (head.size() < 12) throw DataError("{}: got {} bytes, want a clip", path.string(), file.size());
+  if (big_endian(head.first(4)) == 0x1A45DFA3) return check_matroska(file, path);
+  if (as_text(head.first(4)) == "RIFF") return check_riff(file, path);
+  const std::string_view box = as_text(head.subspan(4, 4));
+  for (const std::string_view name : {"ftyp", "moov", "mdat", "free", "skip", "wide", "styp"}) {
+    if (box == name) return check_boxes(file, path);
+  }
+}
+
+ImageSize size_in_header(Window& file, const std::filesystem::path& path) {
+  const auto need = [&](std::uint64_t offset, std::size_t count) {
+    const auto bytes = file.at(offset, count);
+    if (bytes.size() < count) throw_cut(path, file.size(), offset + count, "the header of a picture");
+    return bytes;
+  };
+  const auto head = need(0, 4);
+  if (as_text(head) == "\x89PNG") {
+    const auto sides = need(16, 8);  // signature 8, length and name of IHDR 8
+    return {static_cast<std::int64_t>(big_endian(sides.subspan(4, 4))),
+            static_cast<std::int64_t>(big_endian(sides.first(4)))};
+  }
+  if (big_endian(head.first(2)) != 0xFFD8) return {};
+  constexpr int kMostSegments = 4096;  // profiles and previews take up to 255 each
+  std::uint64_t offset = 2;
+  for (int i = 0; i < kMostSegments; ++i) {
+    const auto segment = need(offset, 9);
+    const auto marker = std::to_integer<unsigned>(segment[1]);
+    if (std::to_integer<unsigned>(segment[0]) != 0xFF) return {};
+    if (marker == 0xFF) {  // a fill byte
+      ++offset;
+      continue;
+    }
+    // SOF0 to SOF15 without DHT, JPG and DAC: precision u8, height u16, width u16.
+    if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
+      return {static_cast<std::int64_t>(big_endian(segment.subspan(5, 2))),
+              static_cast<std::int64_t>(big_endian(segment.subspan(7, 2)))};
+    }
+    if (marker == 0xD9 || marker == 0xDA) return {};  // the picture has begun, or ended, without a size
+    if (marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) {
+      offset += 2;
+      continue;
+    }
+    const std::uint64_t length = big_endian(segment.subspan(2, 2));
+    if (length < 2) return {};
+    offset += 2 + length;
+  }
+  return {};
+}
+
 }  // namespace
 
 std::size_t whole_png_size(std::span<const std::byte> bytes, const std::filesystem::path& path) {
@@ -153,55 +210,22 @@ std::size_t whole_jpeg_size(std::span<const std::byte> bytes, const std::filesys
 
 ImageSize header_size(const std::filesystem::path& path) {
   Window file(path);
-  const auto need = [&](std::uint64_t offset, std::size_t count) {
-    const auto bytes = file.at(offset, count);
-    if (bytes.size() < count) throw_cut(path, file.size(), offset + count, "the header of a picture");
-    return bytes;
-  };
-  const auto head = need(0, 4);
-  if (as_text(head) == "\x89PNG") {
-    const auto sides = need(16, 8);  // signature 8, length and name of IHDR 8
-    return {static_cast<std::int64_t>(big_endian(sides.subspan(4, 4))),
-            static_cast<std::int64_t>(big_endian(sides.first(4)))};
-  }
-  if (big_endian(head.first(2)) != 0xFFD8) return {};
-  constexpr int kMostSegments = 4096;  // profiles and previews take up to 255 each
-  std::uint64_t offset = 2;
-  for (int i = 0; i < kMostSegments; ++i) {
-    const auto segment = need(offset, 9);
-    const auto marker = std::to_integer<unsigned>(segment[1]);
-    if (std::to_integer<unsigned>(segment[0]) != 0xFF) return {};
-    if (marker == 0xFF) {  // a fill byte
-      ++offset;
-      continue;
-    }
-    // SOF0 to SOF15 without DHT, JPG and DAC: precision u8, height u16, width u16.
-    if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
-      return {static_cast<std::int64_t>(big_endian(segment.subspan(5, 2))),
-              static_cast<std::int64_t>(big_endian(segment.subspan(7, 2)))};
-    }
-    if (marker == 0xD9 || marker == 0xDA) return {};  // the picture has begun, or ended, without a size
-    if (marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) {
-      offset += 2;
-      continue;
-    }
-    const std::uint64_t length = big_endian(segment.subspan(2, 2));
-    if (length < 2) return {};
-    offset += 2 + length;
-  }
-  return {};
+  return size_in_header(file, path);
+}
+
+ImageSize header_size(std::span<const std::byte> bytes, const std::filesystem::path& name) {
+  Window file(bytes);
+  return size_in_header(file, name);
 }
 
 void check_clip_is_whole(const std::filesystem::path& path) {
   Window file(path);
-  const auto head = file.at(0, 12);
-  if (head.size() < 12) throw DataError("{}: got {} bytes, want a clip", path.string(), file.size());
-  if (big_endian(head.first(4)) == 0x1A45DFA3) return check_matroska(file, path);
-  if (as_text(head.first(4)) == "RIFF") return check_riff(file, path);
-  const std::string_view box = as_text(head.subspan(4, 4));
-  for (const std::string_view name : {"ftyp", "moov", "mdat", "free", "skip", "wide", "styp"}) {
-    if (box == name) return check_boxes(file, path);
-  }
+  check_clip(file, path);
+}
+
+void check_clip_is_whole(std::span<const std::byte> bytes, const std::filesystem::path& name) {
+  Window file(bytes);
+  check_clip(file, name);
 }
 
 }  // namespace dfm::formats

@@ -16,7 +16,9 @@ std::size_t whole_jpeg_size(std::span<const std::byte> bytes, const std::filesys
 // Height and width of the PNG or JPEG from its header, a few reads. 0 x 0: neither, or it does not say. A file that
 // ends before is a DataError.
 ImageSize header_size(const std::filesystem::path& path);
+ImageSize header_size(std::span<const std::byte> bytes, const std::filesystem::path& name);
 // MP4/MOV, Matroska/WebM and AVI: every top-level element must end within the file. DataError. Other files pass.
 void check_clip_is_whole(const std::filesystem::path& path);
+void check_clip_is_whole(std::span<const std::byte> bytes, const std::filesystem::path& name);
 
 }  // namespace dfm::formats

@@ -34,10 +34,10 @@ struct OutputDelete {
   }
 };
 
-class Mp4Writer {
+class Mp4Muxer {
  public:
-  Mp4Writer(const std::filesystem::path& path, const std::filesystem::path& temporary, int height, int width,
-            const Mp4Options& options);
+  Mp4Muxer(const std::filesystem::path& path, const std::filesystem::path& temporary, int height, int width,
+           const Mp4Options& options);
   void add(const at::Tensor& rgb_HW3);
   void finish();
 
@@ -58,7 +58,7 @@ class Mp4Writer {
   std::int64_t num_frames_ = 0;
 };
 
-void Mp4Writer::require(int code, const char* what) const {
+void Mp4Muxer::require(int code, const char* what) const {
   if (code >= 0) return;
   if (code == AVERROR(ENOSPC) || code == AVERROR(EDQUOT) || code == AVERROR(EFBIG)) {
     throw ResourceError("{}: cannot {}: {}; hint: free some space", path_.string(), what, std::strerror(-code));
@@ -66,8 +66,8 @@ void Mp4Writer::require(int code, const char* what) const {
   throw DataError("{}: cannot {}: {}", path_.string(), what, messages_.reason(code));
 }
 
-Mp4Writer::Mp4Writer(const std::filesystem::path& path, const std::filesystem::path& temporary, int height, int width,
-                     const Mp4Options& options)
+Mp4Muxer::Mp4Muxer(const std::filesystem::path& path, const std::filesystem::path& temporary, int height, int width,
+                   const Mp4Options& options)
     : path_(path) {
   AVFormatContext* raw = nullptr;
   require(avformat_alloc_output_context2(&raw, nullptr, "mp4", file_url(temporary).c_str()), "write MP4");
@@ -107,7 +107,7 @@ Mp4Writer::Mp4Writer(const std::filesystem::path& path, const std::filesystem::p
   require(av_frame_get_buffer(frame_.get(), 0), "allocate a frame");
 }
 
-void Mp4Writer::open_encoder(int height, int width, const Mp4Options& options) {
+void Mp4Muxer::open_encoder(int height, int width, const Mp4Options& options) {
   const AVCodec* codec = avcodec_find_encoder_by_name("libx264");
   if (codec == nullptr) {
     throw ConfigError("{}: this FFmpeg has no encoder libx264; hint: install your distribution's libavcodec",
@@ -136,7 +136,7 @@ void Mp4Writer::open_encoder(int height, int width, const Mp4Options& options) {
   require(avcodec_open2(encoder_.get(), codec, nullptr), "open libx264");
 }
 
-void Mp4Writer::write_packets() {
+void Mp4Muxer::write_packets() {
   while (true) {
     const int code = avcodec_receive_packet(encoder_.get(), packet_.get());
     if (code == AVERROR(EAGAIN) || code == AVERROR_EOF) return;
@@ -148,7 +148,7 @@ void Mp4Writer::write_packets() {
   }
 }
 
-void Mp4Writer::add(const at::Tensor& rgb_HW3) {
+void Mp4Muxer::add(const at::Tensor& rgb_HW3) {
   const at::Tensor rgb = rgb_HW3.contiguous();
   require(av_frame_make_writable(frame_.get()), "allocate a frame");
   // swscale reads, and uses, a few bytes behind each row: rows of a buffer with zeros there, not of the tensor.
@@ -166,7 +166,7 @@ void Mp4Writer::add(const at::Tensor& rgb_HW3) {
   write_packets();
 }
 
-void Mp4Writer::finish() {
+void Mp4Muxer::finish() {
   require(avcodec_send_frame(encoder_.get(), nullptr), "encode");
   write_packets();
   require(av_write_trailer(output_.get()), "write");
@@ -175,13 +175,17 @@ void Mp4Writer::finish() {
   require(avio_closep(&output_->pb), "write");
 }
 
-void check_clip(const std::filesystem::path& path, const at::Tensor& rgb, const Mp4Options& options) {
+void check_frames(const at::Tensor& rgb) {
   if (rgb.dim() != 4 || rgb.size(3) != 3 || rgb.scalar_type() != at::kByte || !rgb.device().is_cpu() ||
       rgb.numel() == 0) {
     throw InternalError("write_mp4: got a tensor of {} dims, want uint8 [T, H, W, 3] on the CPU", rgb.dim());
   }
-  if (rgb.size(1) % 2 != 0 || rgb.size(2) % 2 != 0) {
-    throw ConfigError("{}: got {} x {} pixels, want even sides (yuv420p)", path.string(), rgb.size(1), rgb.size(2));
+}
+
+void check_clip(const std::filesystem::path& path, std::int64_t height, std::int64_t width, const Mp4Options& options) {
+  if (height < 2 || width < 2 || height % 2 != 0 || width % 2 != 0 || height > kMaxPixels / width) {
+    throw ConfigError("{}: got {} x {} pixels, want even sides (yuv420p), at most {} megapixels", path.string(), height,
+                      width, kMaxPixels >> 20);
   }
   if (!(options.fps >= 0.1 && options.fps <= 1000)) {
     throw ConfigError("{}: got {} frames a second, want 0.1 to 1000", path.string(), options.fps);
@@ -192,21 +196,63 @@ void check_clip(const std::filesystem::path& path, const at::Tensor& rgb, const 
 
 }  // namespace
 
-void write_mp4(const std::filesystem::path& path, const at::Tensor& rgb_THW3, const Mp4Options& options) {
-  check_clip(path, rgb_THW3, options);
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
-  try {
-    Mp4Writer writer(path, temporary, static_cast<int>(rgb_THW3.size(1)), static_cast<int>(rgb_THW3.size(2)), options);
-    for (std::int64_t t = 0; t < rgb_THW3.size(0); ++t) writer.add(rgb_THW3[t]);
-    writer.finish();
-    File(temporary, File::Mode::kAppend).sync();
-  } catch (...) {
+struct Mp4Writer::State {
+  explicit State(std::filesystem::path final_path) : path(std::move(final_path)), temporary(path) {
+    temporary += ".tmp";
+  }
+  ~State() {
+    if (closed) return;
+    muxer.reset();
     std::error_code ignored;
     std::filesystem::remove(temporary, ignored);
-    throw;
   }
-  rename_durably(temporary, path);
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  std::filesystem::path path, temporary;
+  std::unique_ptr<Mp4Muxer> muxer;
+  std::int64_t height = 0, width = 0;
+  bool has_frames = false, closed = false;
+};
+
+Mp4Writer::Mp4Writer(std::filesystem::path path, std::int64_t height, std::int64_t width, const Mp4Options& options)
+    : state_(std::make_unique<State>(std::move(path))) {
+  check_clip(state_->path, height, width, options);
+  state_->height = height;
+  state_->width = width;
+  state_->muxer = std::make_unique<Mp4Muxer>(state_->path, state_->temporary, static_cast<int>(height),
+                                             static_cast<int>(width), options);
+}
+
+Mp4Writer::~Mp4Writer() = default;
+
+void Mp4Writer::add(const at::Tensor& rgb_THW3) {
+  State& state = *state_;
+  check_frames(rgb_THW3);
+  if (!state.muxer || rgb_THW3.size(1) != state.height || rgb_THW3.size(2) != state.width) {
+    throw InternalError("{}: got {} x {} pixels{}, want {} x {}", state.path.string(), rgb_THW3.size(1),
+                        rgb_THW3.size(2), state.muxer ? "" : " after close()", state.height, state.width);
+  }
+  for (std::int64_t t = 0; t < rgb_THW3.size(0); ++t) state.muxer->add(rgb_THW3[t]);
+  state.has_frames = true;
+}
+
+void Mp4Writer::close() {
+  State& state = *state_;
+  if (!state.muxer || !state.has_frames)
+    throw InternalError("{}: got no frame, want at least one", state.path.string());
+  state.muxer->finish();
+  state.muxer.reset();
+  File(state.temporary, File::Mode::kAppend).sync();
+  rename_durably(state.temporary, state.path);
+  state.closed = true;
+}
+
+void write_mp4(const std::filesystem::path& path, const at::Tensor& rgb_THW3, const Mp4Options& options) {
+  check_frames(rgb_THW3);
+  Mp4Writer writer(path, rgb_THW3.size(1), rgb_THW3.size(2), options);
+  writer.add(rgb_THW3);
+  writer.close();
 }
 
 }  // namespace dfm::formats

@@ -25,20 +25,22 @@ void check_crc(const TorchSource& source, const ZipEntry& entry) {
   }
 }
 
-PickleValue read_zip(const TorchSource& source) {
-  const auto entries = read_zip_directory(read_from(source.bytes, source.name), source.bytes.size(), source.name);
+// `part` is "data" or, in TorchScript archives, "constants": PART.pkl with its storages PART/KEY.
+PickleValue read_zip(const TorchSource& source, const std::string& part) {
+  const auto entries =
+      read_zip_directory(read_from(source.bytes, source.name), source.bytes.size(), source.name, source.allow_script);
   std::map<std::string, const ZipEntry*> by_name;
   const std::string top = entries.empty() ? "" : entries[0].name.substr(0, entries[0].name.find('/') + 1);
   for (const ZipEntry& entry : entries) by_name[entry.name] = &entry;
   const auto find = [&](const std::string& name) {
     const auto found = by_name.find(top + name);
-    return found == by_name.end() ? nullptr : found->second;
+    return found == by_name.end() || found->second->is_compressed ? nullptr : found->second;
   };
-  const ZipEntry* pickle = find("data.pkl");
+  const ZipEntry* pickle = find(part + ".pkl");
   if (top.empty() || pickle == nullptr) {
-    throw DataError("{}: got a zip without an entry FOLDER/data.pkl, want a file of torch.save", source.name);
+    throw DataError("{}: got a zip without an entry FOLDER/{}.pkl, want a file of torch.save", source.name, part);
   }
-  if (find("constants.pkl") != nullptr) {
+  if (!source.allow_script && find("constants.pkl") != nullptr) {
     throw DataError("{}: got a TorchScript archive, want a file of torch.save", source.name);
   }
   if (const ZipEntry* order = find("byteorder"); order != nullptr && as_text(entry_bytes(source, *order)) != "little") {
@@ -48,24 +50,32 @@ PickleValue read_zip(const TorchSource& source) {
   std::map<std::string, at::Storage> storages;
   const LoadStorage load_storage = [&](const StorageRequest& request) {
     const auto num_bytes = static_cast<std::uint64_t>(request.numel) * c10::elementSize(request.dtype);
-    const ZipEntry* entry = find("data/" + request.key);
+    const ZipEntry* entry = find(part + "/" + request.key);
     if ((entry == nullptr && num_bytes > 0) || (entry != nullptr && entry->size != num_bytes)) {
-      throw DataError("{}: entry {}data/{}: got {}, want {} bytes", source.name, printable(top), printable(request.key),
-                      entry == nullptr ? "none" : fmt::format("{} bytes", entry->size), num_bytes);
+      throw DataError("{}: entry {}{}/{}: got {}, want {} bytes", source.name, printable(top), part,
+                      printable(request.key), entry == nullptr ? "none" : fmt::format("{} bytes", entry->size),
+                      num_bytes);
     }
     at::Storage& storage = storages[request.key];
+    const bool is_deferred = source.places != nullptr;
     if (!storage) {
-      if (entry != nullptr && source.owner == nullptr) check_crc(source, *entry);
-      storage = at::Storage(
-          at::Storage::use_byte_size_t(), static_cast<std::int64_t>(num_bytes),
-          entry == nullptr ? at::DataPtr(nullptr, at::kCPU) : storage_data(source, entry_bytes(source, *entry)));
+      const bool has_data = entry != nullptr && !is_deferred;
+      if (has_data && source.owner == nullptr) check_crc(source, *entry);
+      storage =
+          at::Storage(at::Storage::use_byte_size_t(), static_cast<std::int64_t>(num_bytes),
+                      has_data ? storage_data(source, entry_bytes(source, *entry)) : at::DataPtr(nullptr, at::kCPU));
+      if (is_deferred && entry != nullptr) {
+        (*source.places)[storage.unsafeGetStorageImpl()] = entry_bytes(source, *entry);
+      }
     }
-    if (request.dtype == at::kBool && entry != nullptr) check_bools(entry_bytes(source, *entry), source.name);
+    if (request.dtype == at::kBool && entry != nullptr && !is_deferred) {
+      check_bools(entry_bytes(source, *entry), source.name);
+    }
     return storage;
   };
   Unpickler unpickler(entry_bytes(source, *pickle), {source.name, source.unknown, load_storage, source.nesting});
   PickleValue value = unpickler.load();
-  if (unpickler.position() != pickle->size) throw DataError("{}: got bytes after the end of data.pkl", source.name);
+  if (unpickler.position() != pickle->size) throw DataError("{}: got bytes after the end of {}.pkl", source.name, part);
   return value;
 }
 
@@ -115,8 +125,12 @@ void check_bools(std::span<const std::byte> bytes, const std::string& name) {
   }
 }
 
+bool is_torch_zip(std::span<const std::byte> bytes) { return as_text(bytes).starts_with("PK\x03\x04"); }
+
+PickleValue read_script_constants(const TorchSource& source) { return read_zip(source, "constants"); }
+
 PickleValue read_torch(const TorchSource& source) {
-  if (as_text(source.bytes).starts_with("PK\x03\x04")) return read_zip(source);
+  if (is_torch_zip(source.bytes)) return read_zip(source, "data");
   if (is_legacy(source.bytes)) return read_legacy(source);
   throw DataError("{}: got {}, want a file of torch.save (zip or legacy)", source.name,
                   source.bytes.empty() ? "an empty file" : "something else");

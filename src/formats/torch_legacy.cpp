@@ -76,8 +76,12 @@ PickleValue read_legacy(const TorchSource& source) {
     }
     const auto data = rest.subspan(sizeof count, num_bytes);
     rest = rest.subspan(sizeof count + num_bytes);
-    if (entry.holds_bools) check_bools(data, source.name);
-    entry.storage.set_data_ptr_noswap(storage_data(source, data));
+    if (source.places != nullptr) {
+      (*source.places)[entry.storage.unsafeGetStorageImpl()] = data;
+    } else {
+      if (entry.holds_bools) check_bools(data, source.name);
+      entry.storage.set_data_ptr_noswap(storage_data(source, data));
+    }
     entry.numel = -1;
   }
   for (const auto& [key, entry] : declared) {

@@ -3,10 +3,14 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 
 #include "dfm/formats/pickle.h"
 
 namespace dfm::formats {
+
+// Where the data of storages are, by the address of their StorageImpl.
+using StoragePlaces = std::unordered_map<const void*, std::span<const std::byte>>;
 
 struct TorchSource {
   std::span<const std::byte> bytes;
@@ -14,9 +18,14 @@ struct TorchSource {
   UnknownGlobals unknown = UnknownGlobals::kRefuse;
   std::shared_ptr<const void> owner;  // keeps `bytes` alive for the tensors; none: they get copies
   int nesting = 0;                    // torch files inside pickles inside torch files
+  StoragePlaces* places = nullptr;    // storages get no data, their places are noted here: nothing of them is read
+  bool allow_script = false;          // TorchScript archives, as the object that their data.pkl holds
 };
 
 PickleValue read_torch(const TorchSource& source);
+bool is_torch_zip(std::span<const std::byte> bytes);
+// What a TorchScript archive holds as constants: a tuple.
+PickleValue read_script_constants(const TorchSource& source);
 PickleValue read_legacy(const TorchSource& source);
 bool is_legacy(std::span<const std::byte> bytes);
 

@@ -127,11 +127,12 @@ void apply_zip64(std::string_view extra, std::span<std::uint64_t* const> values,
 
 struct CentralRecord {
   ZipEntry entry;
-  std::uint16_t flags = 0;
+  std::uint16_t flags = 0, method = 0;
+  std::uint64_t uncompressed_size = 0;
   std::size_t length = 0;  // of the record
 };
 
-CentralRecord parse_central(std::string_view rest, const std::string& name) {
+CentralRecord parse_central(std::string_view rest, const std::string& name, bool allow_compressed) {
   const Fields fields(as_bytes(rest));
   if (rest.size() < kCentralSize || fields.at<std::uint32_t>(0) != kCentralMagic) {
     throw DataError("{}: got a damaged zip directory", name);
@@ -145,16 +146,20 @@ CentralRecord parse_central(std::string_view rest, const std::string& name) {
   const std::string where = fmt::format("{}: entry {}", name, printable(entry.name));
   record.flags = fields.at<std::uint16_t>(8);
   if ((record.flags & kEncryptedFlag) != 0) throw DataError("{}: got an encrypted entry, want a plain one", where);
-  if (const auto method = fields.at<std::uint16_t>(10); method != 0) {
-    throw DataError("{}: got compression method {}, want 0 (stored)", where, method);
+  record.method = fields.at<std::uint16_t>(10);
+  entry.is_compressed = record.method != 0;
+  if (entry.is_compressed && !allow_compressed) {
+    throw DataError("{}: got compression method {}, want 0 (stored)", where, record.method);
   }
   entry.crc32 = fields.at<std::uint32_t>(16);
-  std::uint64_t stored_size = fields.at<std::uint32_t>(20);
-  entry.size = fields.at<std::uint32_t>(24);
+  entry.size = fields.at<std::uint32_t>(20);
+  record.uncompressed_size = fields.at<std::uint32_t>(24);
   entry.header_offset = fields.at<std::uint32_t>(42);
-  const std::array<std::uint64_t*, 3> values = {&entry.size, &stored_size, &entry.header_offset};
+  const std::array<std::uint64_t*, 3> values = {&record.uncompressed_size, &entry.size, &entry.header_offset};
   apply_zip64(rest.substr(kCentralSize + name_size, extra_size), values, where);
-  if (stored_size != entry.size) throw DataError("{}: got {} bytes stored, want {}", where, stored_size, entry.size);
+  if (!entry.is_compressed && record.uncompressed_size != entry.size) {
+    throw DataError("{}: got {} bytes stored, want {}", where, entry.size, record.uncompressed_size);
+  }
   return record;
 }
 
@@ -171,14 +176,14 @@ void check_local(const ReadAt& read_at, const Directory& directory, CentralRecor
   const Fields fields{as_bytes(header)};
   const std::uint16_t flags = fields.at<std::uint16_t>(6);
   const bool has_descriptor = (flags & kDescriptorFlag) != 0;
-  const bool same = fields.at<std::uint32_t>(0) == kLocalMagic && fields.at<std::uint16_t>(8) == 0 &&
+  const bool same = fields.at<std::uint32_t>(0) == kLocalMagic && fields.at<std::uint16_t>(8) == record.method &&
                     flags == record.flags && fields.at<std::uint16_t>(26) == entry.name.size() &&
                     std::string_view(header).substr(kLocalSize) == entry.name;
   const auto agrees = [&](std::size_t offset, std::uint64_t want) {
     const auto got = fields.at<std::uint32_t>(offset);
     return got == want || (got == 0 && has_descriptor) || (got == kSaturated32 && offset != 14);
   };
-  if (!same || !agrees(14, entry.crc32) || !agrees(18, entry.size) || !agrees(22, entry.size)) {
+  if (!same || !agrees(14, entry.crc32) || !agrees(18, entry.size) || !agrees(22, record.uncompressed_size)) {
     throw DataError("{}: got a local header that contradicts the directory; hint: the file is damaged", where);
   }
   entry.data_offset = entry.header_offset + fixed + fields.at<std::uint16_t>(28);
@@ -210,7 +215,8 @@ ReadAt read_from(std::span<const std::byte> bytes, const std::string& name) {
   };
 }
 
-std::vector<ZipEntry> read_zip_directory(const ReadAt& read_at, std::uint64_t file_size, const std::string& name) {
+std::vector<ZipEntry> read_zip_directory(const ReadAt& read_at, std::uint64_t file_size, const std::string& name,
+                                         bool allow_compressed) {
   const Directory directory = find_directory(read_at, file_size, name);
   std::string content(static_cast<std::size_t>(directory.size), '\0');
   read_at(directory.offset, writable(content));
@@ -218,7 +224,7 @@ std::vector<ZipEntry> read_zip_directory(const ReadAt& read_at, std::uint64_t fi
   std::vector<ZipEntry> entries;
   std::unordered_set<std::string> names;
   for (std::uint64_t i = 0; i < directory.count; ++i) {
-    CentralRecord record = parse_central(rest, name);
+    CentralRecord record = parse_central(rest, name, allow_compressed);
     rest.remove_prefix(record.length);
     check_local(read_at, directory, record, name);
     if (!names.insert(record.entry.name).second) {

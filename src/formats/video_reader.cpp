@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "dfm/base/error.h"
+#include "dfm/base/file.h"
 #include "dfm/formats/media.h"
 #include "formats/ffmpeg.h"
 #include "formats/media_structure.h"
@@ -18,17 +19,24 @@ namespace {
 // Containers only: playlists and the like, which FFmpeg would follow to other files and hosts, are refused.
 constexpr const char* kContainers = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi";
 
-FfmpegPtr<AVFormatContext> open_container(const std::filesystem::path& path, const FfmpegMessages& messages) {
+void check_file(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) throw DataError("{}: got no such file, want a clip", path.string());
   if (!std::filesystem::is_regular_file(path)) {
     throw DataError("{}: got something that is not a file, want a clip", path.string());
   }
   check_clip_is_whole(path);
+}
+
+// From memory where `memory` is not nullptr, else from the file `path`.
+FfmpegPtr<AVFormatContext> open_container(const std::filesystem::path& path, AVIOContext* memory,
+                                          const FfmpegMessages& messages) {
   AVDictionary* options = nullptr;
   av_dict_set(&options, "format_whitelist", kContainers, 0);
   av_dict_set(&options, "protocol_whitelist", "file", 0);
-  AVFormatContext* raw = nullptr;
-  int code = avformat_open_input(&raw, file_url(path).c_str(), nullptr, &options);
+  AVFormatContext* raw = avformat_alloc_context();
+  if (raw == nullptr) throw std::bad_alloc();
+  raw->pb = memory;
+  int code = avformat_open_input(&raw, memory != nullptr ? nullptr : file_url(path).c_str(), nullptr, &options);
   av_dict_free(&options);
   FfmpegPtr<AVFormatContext> container(raw);
   if (code >= 0) code = avformat_find_stream_info(container.get(), nullptr);
@@ -63,10 +71,11 @@ AVStream* best_stream(AVFormatContext& container, const std::filesystem::path& p
 }  // namespace
 
 struct VideoReader::State {
-  explicit State(const std::filesystem::path& clip);
+  State(std::filesystem::path clip, std::shared_ptr<const std::string> bytes);
 
-  std::filesystem::path path;
+  std::filesystem::path path;  // or the name of a file in memory
   FfmpegMessages messages;
+  std::optional<MemoryInput> memory;  // before the container that reads it
   FfmpegPtr<AVFormatContext> container;
   AVStream* stream = nullptr;
   FfmpegPtr<AVCodecContext> decoder;
@@ -93,8 +102,15 @@ struct VideoReader::State {
   double presentation_seconds(const AVFrame& frame) const;
 };
 
-VideoReader::State::State(const std::filesystem::path& clip) : path(clip) {
-  container = open_container(path, messages);
+VideoReader::State::State(std::filesystem::path clip, std::shared_ptr<const std::string> bytes)
+    : path(std::move(clip)) {
+  if (bytes == nullptr) {
+    check_file(path);
+  } else {
+    check_clip_is_whole(as_bytes(*bytes), path);
+    memory.emplace(std::move(bytes));
+  }
+  container = open_container(path, memory ? memory->io() : nullptr, messages);
   stream = best_stream(*container, path);
   const AVCodec* codec = avcodec_find_decoder(stream->codecpar->codec_id);
   decoder = make_codec_context(codec);
@@ -174,7 +190,9 @@ std::optional<VideoReader::State::Decoded> VideoReader::State::decode() {
   return std::nullopt;
 }
 
-VideoReader::VideoReader(const std::filesystem::path& path) : state_(std::make_unique<State>(path)) {}
+VideoReader::VideoReader(const std::filesystem::path& path) : state_(std::make_unique<State>(path, nullptr)) {}
+VideoReader::VideoReader(std::shared_ptr<const std::string> bytes, const std::string& name)
+    : state_(std::make_unique<State>(name, std::move(bytes))) {}
 VideoReader::~VideoReader() = default;
 VideoReader::VideoReader(VideoReader&&) noexcept = default;
 VideoReader& VideoReader::operator=(VideoReader&&) noexcept = default;

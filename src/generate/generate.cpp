@@ -18,11 +18,11 @@
 #include "dfm/base/file.h"
 #include "dfm/base/log.h"
 #include "dfm/base/progress.h"
-#include "dfm/diffusion/edm.h"
-#include "dfm/formats/media.h"
+#include "generate/decode.h"
 #include "generate/denoiser.h"
 #include "generate/model.h"
 #include "generate/teams.h"
+#include "generate/weights.h"
 
 namespace dfm::generate {
 namespace {
@@ -58,19 +58,6 @@ std::filesystem::path output_path(const GenerateOptions& options, std::size_t in
                                            options.num_video_frames == 1 ? ".png" : ".mp4");
 }
 
-// uint8 [T, H, W, 3] on the CPU, a few frames at a time: pixels of a long clip in floating point are 4 bytes a value.
-at::Tensor to_rgb(const at::Tensor& pixels_CTHW) {
-  constexpr std::int64_t kFramesAtOnce = 8;
-  const std::int64_t frames = pixels_CTHW.size(1);
-  const at::Tensor rgb = at::empty({frames, pixels_CTHW.size(2), pixels_CTHW.size(3), 3}, at::kByte);
-  for (std::int64_t t = 0; t < frames; t += kFramesAtOnce) {
-    const std::int64_t n = std::min(kFramesAtOnce, frames - t);
-    const at::Tensor part = pixels_CTHW.narrow(1, t, n).add(1).mul_(127.5).round_().clamp_(0, 255).to(at::kByte);
-    rgb.narrow(0, t, n).copy_(part.permute({1, 2, 3, 0}));
-  }
-  return rgb;
-}
-
 // The ranks that make a prompt together, as this rank sees them.
 struct Groups {
   comm::GroupPtr context, branches;
@@ -81,16 +68,22 @@ struct Groups {
   [[nodiscard]] bool is_writer() const { return context->rank() == 0 && branches->rank() == 0; }
 };
 
+// Makes clips on the ranks of a team.
 class Generator {
  public:
-  Generator(const GenerateOptions& options, const RunContext& context, const Groups& groups)
-      : options_(options), groups_(groups), model_(load_model(options, context.device, groups.context)) {
-    if (context.world->is_first()) describe(model_);
-    if (!options.negative_prompt.empty()) {
-      negative_text_ = encode_text(options.negative_prompt);
-    } else {
-      negative_text_ = at::zeros({0, model_.text_encoder->width()});
-    }
+  // `tokenizer`: only of the team's writer. `texts`: of the prompts, then the negative prompt, if there is one.
+  Generator(const GenerateOptions& options, const RunContext& context, const Groups& groups, const StoredModel& stored,
+            std::shared_ptr<models::VideoTokenizer> tokenizer, const models::LatentShape& shape,
+            std::vector<at::Tensor> texts)
+      : options_(options),
+        groups_(groups),
+        stored_(stored),
+        shape_(shape),
+        tokenizer_(std::move(tokenizer)),
+        latent_scale_(stored.encoders.card),
+        dit_(load_dit(stored, options, context.device, groups.context)),
+        texts_(std::move(texts)) {
+    negative_text_ = options.negative_prompt.empty() ? at::zeros({0, stored.config.crossattn_emb_size}) : texts_.back();
   }
 
   using OnStep = std::function<void(std::int64_t step)>;
@@ -98,30 +91,27 @@ class Generator {
   [[nodiscard]] std::optional<GeneratedFile> make(std::size_t index, const std::string& prompt, int rank,
                                                   const OnStep& on_step) const {
     const auto start = std::chrono::steady_clock::now();
-    const at::Tensor latent_CTHW = sample(index, prompt, on_step);
+    const at::Tensor latent_CTHW = sample(index, on_step);
     if (!groups_.is_writer()) return std::nullopt;
-    const at::Tensor rgb_THW3 = to_rgb(model_.tokenizer->decode((latent_CTHW / diffusion::kSigmaData).to(at::kFloat)));
     GeneratedFile file{.index = index,
                        .path = output_path(options_, index, rank),
                        .prompt = prompt,
-                       .height = rgb_THW3.size(1),
-                       .width = rgb_THW3.size(2),
-                       .frames = rgb_THW3.size(0),
-                       .fps = options_.fps.value_or(model_.card_fps > 0 ? model_.card_fps : kDefaultFps)};
-    if (file.frames == 1) {
-      formats::write_png(file.path, rgb_THW3[0]);
-    } else {
-      formats::write_mp4(file.path, rgb_THW3, {.fps = file.fps});
-    }
+                       .fps = options_.fps.value_or(card_fps() > 0 ? card_fps() : kDefaultFps)};
+    const DecodedVideo video = decode_to_file(*tokenizer_, raw_latent(latent_CTHW, latent_scale_), file.path, file.fps);
+    file.height = video.height;
+    file.width = video.width;
+    file.frames = video.frames;
     file.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return file;
   }
 
  private:
-  [[nodiscard]] at::Tensor sample(std::size_t index, const std::string& prompt, const OnStep& on_step) const {
-    const double model_fps = model_.card_fps > 0 && options_.num_video_frames > 1 ? model_.card_fps : kUnknownFps;
-    const Clip clip{.shape = model_.shape,
-                    .text_LE = encode_text(prompt),
+  [[nodiscard]] double card_fps() const { return stored_.encoders.card.fps; }  // 0: unknown
+
+  [[nodiscard]] at::Tensor sample(std::size_t index, const OnStep& on_step) const {
+    const double model_fps = card_fps() > 0 && options_.num_video_frames > 1 ? card_fps() : kUnknownFps;
+    const Clip clip{.shape = shape_,
+                    .text_LE = texts_.at(index),
                     .negative_text_LE = negative_text_,
                     .fps = options_.fps.value_or(model_fps),
                     .guidance = options_.guidance,
@@ -132,23 +122,45 @@ class Generator {
         throw DataError(
             "latents of prompt {}: got values that are not finite after step {} of {}, want finite ones; "
             "hint: the weights may be damaged ({})",
-            index, step + 1, num_steps, model_.where);
+            index, step + 1, num_steps, stored_.weights.string());
       }
       on_step(step);
     };
-    return sample_clip(*model_.dit, clip, groups_.branches,
+    return sample_clip(*dit_, clip, groups_.branches,
                        {.sampler = options_.sampler, .num_steps = options_.num_steps, .on_step = after_step});
-  }
-  // Rounded to bfloat16, as the rows of a prepared data set are.
-  [[nodiscard]] at::Tensor encode_text(const std::string& text) const {
-    return model_.text_encoder->encode({text}).front().to(at::kBFloat16);
   }
 
   const GenerateOptions& options_;
   Groups groups_;
-  Model model_;
+  const StoredModel& stored_;
+  models::LatentShape shape_;
+  std::shared_ptr<models::VideoTokenizer> tokenizer_;
+  data::LatentScale latent_scale_;
+  std::unique_ptr<models::Dit> dit_;
+  std::vector<at::Tensor> texts_;
   at::Tensor negative_text_;
 };
+
+void warn(const std::string& line, comm::World& world) {
+  if (!line.empty() && world.is_first()) log::warning("generate", "{}", line);
+}
+
+// Of all prompts, and of the negative prompt after them. `kept`: the encoder, where it is not to leave the GPU.
+std::vector<at::Tensor> encode_prompts(const GenerateOptions& options, const std::vector<std::string>& prompts,
+                                       const StoredModel& stored, const RunContext& context,
+                                       std::shared_ptr<models::TextEncoder>& kept) {
+  comm::World& world = *context.world;
+  world.set_place("encoding the prompts");
+  std::vector<std::string> texts = prompts;
+  if (!options.negative_prompt.empty()) texts.push_back(options.negative_prompt);
+  return encode_texts(texts, world, context.device, [&] {
+    std::shared_ptr<models::TextEncoder> encoder = open_text_encoder(stored.encoders, options, context.device);
+    warn(check_fits(*encoder, stored.encoders), world);
+    require_text_width(stored, encoder->width());
+    if (!options.text_encoder_offload) kept = encoder;
+    return encoder;
+  });
+}
 
 // The options that ranks must agree on (paths may differ between hosts) and the prompts, a line each.
 std::string common_text(const GenerateOptions& options, const std::vector<std::string>& prompts) {
@@ -188,11 +200,23 @@ std::vector<GeneratedFile> run_checked(const GenerateOptions& options, const Run
   say_who_does_what(teams, world, prompts.size());
   const comm::GroupPtr all = world.all();
   const Place place = teams.place_of(world.rank());
+  const StoredModel stored = open_stored_model(options);
+  if (world.is_first()) describe(stored);
   std::optional<Groups> groups;
+  if (place.team >= 0) groups.emplace(place, world);
+  // Before anything that takes long: what does not fit is said at once.
+  std::shared_ptr<models::VideoTokenizer> tokenizer;
+  if (groups && (groups->is_writer() || !stored.encoders.has_card)) {
+    tokenizer = open_tokenizer(stored.encoders, options, context.device);
+    warn(check_fits(*tokenizer, stored.encoders), world);
+  }
+  const models::LatentShape shape =
+      place.team < 0 ? models::LatentShape{} : latent_shape(options, stored, tokenizer.get());
+  std::shared_ptr<models::TextEncoder> kept;
+  std::vector<at::Tensor> texts = encode_prompts(options, prompts, stored, context, kept);
   std::unique_ptr<Generator> generator;
   if (place.team >= 0) {
-    groups.emplace(place, world);
-    generator = std::make_unique<Generator>(options, context, *groups);
+    generator = std::make_unique<Generator>(options, context, *groups, stored, tokenizer, shape, std::move(texts));
     if (groups->is_writer() && options.video_save_path.has_parent_path()) {
       std::filesystem::create_directories(options.video_save_path.parent_path());
     }
@@ -227,6 +251,11 @@ std::vector<GeneratedFile> run_checked(const GenerateOptions& options, const Run
 
 }  // namespace
 
+void fetch(const GenerateOptions& options) {
+  const std::filesystem::path weights = find_weights(options.checkpoint);
+  fetch_encoders(choose_encoders(options, stored_facts(weights).card, weights.string()), options);
+}
+
 std::vector<GeneratedFile> run(const GenerateOptions& options, const RunContext& context) {
   require_valid(options);
   try {
@@ -234,7 +263,8 @@ std::vector<GeneratedFile> run(const GenerateOptions& options, const RunContext&
   } catch (const c10::OutOfMemoryError& error) {
     throw ResourceError(
         "memory of the GPU: got {}x{}x{} frames, which does not fit, want a smaller clip ({}); hint: "
-        "lower --num-video-frames, --height or --width, or more ranks a video: --cp-size",
+        "lower --num-video-frames, --height or --width, more ranks a video (--cp-size), or, where it is decoding that "
+        "does not fit, --decode-tile 256",
         options.height, options.width, options.num_video_frames, error.what_without_backtrace());
   }
 }

@@ -21,8 +21,18 @@ struct CudaAdamw {
   float lr_decay, beta1, beta2, step_size, inverse_root_correction, eps, gradient_scale;
 };
 
+// Frames of channels-last pictures: `pixels` x `width` values in one run each, `stride` values apart.
+struct CudaFrames {
+  std::int64_t num_frames, pixels, width, stride;
+};
+// Blocks that share a frame, at most. A frame has fewer than 2^32 values.
+inline constexpr std::int64_t kCudaFrameBlocks = 1024;
+inline std::int64_t cuda_frame_partial_size(const CudaFrames& frames) {
+  return 2 * kCudaFrameBlocks * frames.num_frames;
+}
+
 struct CudaKernels {
-  static constexpr int kVersion = 1;
+  static constexpr int kVersion = 2;
   int version;
   void (*philox_normal)(float* out, std::int64_t size, std::uint64_t seed, std::uint64_t n, std::uint32_t purpose,
                         std::uint64_t first);
@@ -39,6 +49,13 @@ struct CudaKernels {
                         void* out);
   void (*gate_residual_backward)(CudaType type, const CudaRow& row, const void* grad_out, const void* gate,
                                  const void* branch, void* grad_branch, float* grad_gate, float* partial);
+  // bias, weight, shift: [width], a null bias is none; partial: double [cuda_frame_partial_size(frames)] of scratch.
+  void (*frame_moments)(CudaType type, const CudaFrames& frames, const void* x, const float* bias, float* mean,
+                        float* rstd, double* partial, double eps);
+  void (*frame_normalise)(CudaType type, const CudaFrames& frames, const void* x, const float* bias, const float* mean,
+                          const float* rstd, const float* weight, const float* shift, bool silu, void* out);
+  void (*frame_add)(CudaType type, const CudaFrames& frames, void* target, const void* y, std::int64_t y_stride,
+                    const float* bias);
 };
 
 // Floats of scratch for a backward: two sums for each column of each block of rows of each segment.

@@ -1,8 +1,5 @@
 #include "dfm/prepare/prepare.h"
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <chrono>
 #include <map>
@@ -11,19 +8,24 @@
 
 #include "dfm/base/error.h"
 #include "dfm/base/log.h"
-#include "dfm/base/progress.h"
-#include "dfm/data/ordered_work.h"
+#include "dfm/base/stop_signals.h"
 #include "dfm/data/shard_writer.h"
 #include "dfm/data/source.h"
-#include "prepare/encoder.h"
+#include "prepare/encoders.h"
 #include "prepare/peers.h"
 #include "prepare/run_state.h"
 #include "prepare/share.h"
+#include "prepare/write_share.h"
 
 namespace dfm::prepare {
 namespace {
 
 namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::int64_t kPatchArea = 4;  // latent cells in a token of the DiT
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 void check_captions(const data::Source& source) {
   std::int64_t num_missing = 0;
@@ -39,120 +41,45 @@ void check_captions(const data::Source& source) {
                   num_missing, source.size(), names, num_missing > kMostNames ? ", ..." : "");
 }
 
-// One thread a worker, and the caller's setting afterwards.
-class SerialOperations {
- public:
-  SerialOperations() { at::set_num_threads(1); }
-  ~SerialOperations() { at::set_num_threads(before_); }
-  SerialOperations(const SerialOperations&) = delete;
-  SerialOperations& operator=(const SerialOperations&) = delete;
-
- private:
-  int before_ = at::get_num_threads();
-};
-
-// What run() works with, on each rank.
-struct Job {
-  const data::Source& source;
-  const PrepareOptions& options;
-  const RunContext& context;
-  const Settings& settings;
-
-  [[nodiscard]] comm::World& world() const { return *context.world; }
-};
-
-// The bar, on the first rank: its own samples as they come, those of the others as it hears of them.
-class Bar {
- public:
-  Bar(const Job& job, std::uint64_t num_before)
-      : is_shown_(job.context.show_progress && job.world().is_first()),
-        shown_(num_before),
-        progress_("prepare", job.source.size(), "samples", num_before) {}
-  void show(std::uint64_t done) {
-    if (!is_shown_ || done <= shown_) return;
-    progress_.advance(done - std::exchange(shown_, done));
-  }
-  void finish() {
-    if (is_shown_) progress_.finish();
-  }
-
- private:
-  bool is_shown_;
-  std::uint64_t shown_;
-  Progress progress_;
-};
-
 // Name of the file in which a rank tells the first what it has made.
 std::string result_name(const Share& share, int rank) { return fmt::format("{}-result-{}", share.run_name, rank); }
 
-void write_result(const RunState& state, const std::string& name, const std::vector<SkippedItem>& skipped_at_end) {
+void write_result(const RunState& state, const std::string& name, const ShareResult& result) {
   nlohmann::json json = {{"shards", nlohmann::json::array()}, {"skipped", nlohmann::json::array()}};
   for (const ShardRecord& record : state.records()) json["shards"].push_back(record.shard);
-  for (const auto& [item, skipped] : skipped_at_end) json["skipped"].push_back({item, skipped.name, skipped.reason});
+  for (const auto& [item, skipped] : result.skipped) json["skipped"].push_back({item, skipped.name, skipped.reason});
+  json["counts"] = {result.num_frames, result.num_captions, result.num_text_tokens};
   state.write(name, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-// Adds the shards to `state`; gives what was skipped after the last of them.
-std::vector<SkippedItem> read_result(RunState& state, const std::string& name) {
-  std::vector<SkippedItem> skipped;
+// Adds the shards to `state`, and the rest to `all`.
+void read_result(RunState& state, const std::string& name, ShareResult& all) {
   try {
     const nlohmann::json json = nlohmann::json::parse(state.read(name));
     for (const auto& shard : json.at("shards")) state.load(shard);
-    for (const auto& row : json.at("skipped")) skipped.push_back({row.at(0), {row.at(1), row.at(2)}});
+    for (const auto& row : json.at("skipped")) all.skipped.push_back({row.at(0), {row.at(1), row.at(2)}});
+    const nlohmann::json& counts = json.at("counts");
+    all.num_frames += counts.at(0).get<std::int64_t>();
+    all.num_captions += counts.at(1).get<std::int64_t>();
+    all.num_text_tokens += counts.at(2).get<std::int64_t>();
   } catch (const nlohmann::json::exception& error) {
     throw DataError("{}: got damaged notes of a rank ({}), want them whole", name, error.what());
   }
-  return skipped;
 }
 
-// Encodes and writes this rank's share. Gives what was skipped after its last shard.
-std::vector<SkippedItem> write_shards(const Job& job, Encoder& encoder, const Share& share, std::uint64_t num_before,
-                                      RunState& state, Peers& peers, Bar& bar) {
-  std::vector<std::string> earlier;  // names of the series, for its numbers
-  for (std::int64_t number = 0; number < share.first_number; ++number) {
-    earlier.push_back(data::ShardWriter::shard_name(job.world().rank(), number));
-  }
-  ShardRecord open;  // of the shard being filled
-  const auto commit = [&](const std::string& shard, const std::vector<data::SampleEntry>& samples) {
-    ShardRecord record = std::exchange(open, {});
-    record.shard = shard;
-    record.samples = samples;
-    state.add(std::move(record));
-  };
-  const data::ShardLimits limits{.max_count = job.options.shard_max_count,
-                                 .max_bytes = static_cast<std::uint64_t>(job.options.shard_max_bytes)};
-  data::ShardWriter writer(job.options.output_dir, limits, job.world().rank(), earlier, commit);
-  const bool is_alone = job.world().size() == 1;
-  const std::uint64_t counted_before = is_alone ? num_before : 0;
-  const std::uint64_t total = is_alone ? job.source.size() : share.items.size();
-  const SerialOperations serial;
-  data::OrderedWork<Result> work(0, share.items.size(), static_cast<std::uint64_t>(2 * job.options.num_workers + 2));
-  const data::WorkerThreads<Result> workers(job.options.num_workers, work,
-                                            [&](std::uint64_t i) { return encoder.run(share.items[i]); });
-  for (std::uint64_t i = 0; std::optional<Result> result = work.next(); ++i) {
-    // A shard that this sample does not fit into is committed first, without it.
-    if (result->parts) {
-      writer.add(*result->parts);
-      open.num_without_caption += result->has_caption ? 0 : 1;
-    } else {
-      open.skipped.push_back({share.items[i], std::move(result->skipped)});
-    }
-    peers.set_done(i + 1);
-    bar.show(num_before + i + 1 + peers.others_done());
-    if (job.context.on_progress) job.context.on_progress(counted_before + i + 1, total);
-  }
-  writer.close_shard();
-  return std::move(open.skipped);
-}
-
-data::DatasetCard make_card(const Job& job, const Encoder& encoder, const std::vector<data::SampleEntry>& samples) {
+data::DatasetCard make_card(const Job& job, const Encoders& encoders, const std::vector<data::SampleEntry>& samples) {
   data::DatasetCard card;
-  card.tokenizer = encoder.tokenizer().name();
-  card.text_encoder = encoder.text_encoder().name();
-  card.latent_channels = encoder.tokenizer().latent_channels();
-  card.temporal_compression = encoder.tokenizer().temporal_compression();
-  card.spatial_compression = encoder.tokenizer().spatial_compression();
-  card.text_width = encoder.text_encoder().width();
+  const models::VideoTokenizer& tokenizer = *encoders.tokenizer;
+  card.tokenizer = tokenizer.name();
+  card.text_encoder = encoders.text->name();
+  card.latent_channels = tokenizer.latent_channels();
+  card.temporal_compression = tokenizer.temporal_compression();
+  card.spatial_compression = tokenizer.spatial_compression();
+  card.text_width = encoders.text->width();
+  const models::LatentStatistics statistics = tokenizer.latent_statistics();
+  card.latent_statistics_frames = statistics.num_frames;
+  card.latent_mean = statistics.mean;
+  card.latent_std = statistics.std;
   card.num_samples = static_cast<std::int64_t>(samples.size());
   std::map<double, std::int64_t> clips_at;
   for (const data::SampleEntry& entry : samples) {
@@ -204,16 +131,18 @@ std::int64_t num_samples(const RunState& state) {
 }
 
 // All shards are written: the files of the whole folder.
-Report finish(const Job& job, const Encoder& encoder, const RunState& state, std::vector<SkippedItem> skipped) {
+Report finish(const Job& job, const Encoders& encoders, const RunState& state, ShareResult result) {
   Report report;
   std::vector<const ShardRecord*> records;
   for (const ShardRecord& record : state.records()) records.push_back(&record);
   std::sort(records.begin(), records.end(), [](const auto* a, const auto* b) { return a->shard < b->shard; });
   std::vector<std::string> shards;
   std::vector<data::SampleEntry> samples;
+  std::vector<SkippedItem>& skipped = result.skipped;
   for (const ShardRecord* record : records) {
     for (data::SampleEntry entry : record->samples) {
       entry.shard = static_cast<std::uint32_t>(shards.size());
+      report.num_latent_tokens += entry.frames * entry.height * entry.width / kPatchArea;
       samples.push_back(std::move(entry));
     }
     shards.push_back(record->shard);
@@ -228,20 +157,41 @@ Report finish(const Job& job, const Encoder& encoder, const RunState& state, std
     throw DataError("--input {}: got {} items of which none can be read, want at least one; the first: {}",
                     job.options.input, job.source.size(), first);
   }
-  data::DatasetCard card = make_card(job, encoder, samples);
+  data::DatasetCard card = make_card(job, encoders, samples);
   card.num_without_caption = report.num_without_caption;
   card.num_skipped = static_cast<std::int64_t>(report.skipped.size());
   report.num_samples = card.num_samples;
   report.num_images = card.num_images;
   report.num_clips = card.num_clips;
+  report.num_frames_encoded = result.num_frames;
+  report.num_captions_encoded = result.num_captions;
+  report.num_text_tokens = result.num_text_tokens;
   data::finish_dataset(job.options.output_dir, shards, std::move(samples), card);
+  return report;
+}
+
+// A signal has ended the run. On the first rank, when all have ended: what there is to go on with.
+Report report_stopped(RunState& state, comm::World& world, int signal) {
+  Report report;
+  report.stopped_by = signal;
+  if (world.is_first()) {
+    state.reload();
+    report.num_samples = num_samples(state);
+  }
   return report;
 }
 
 Report prepare(const Job& job) {
   comm::World& world = job.world();
+  const auto start = Clock::now();
   world.set_place("loading the encoders");
-  Encoder encoder(job.source, job.options, job.settings, job.context.device);
+  const Host host = find_host(world);
+  const bool needs_text = job.has_weightless_text() || host.leader() == world.rank();
+  const Encoders encoders = load_encoders(job.options, job.settings, job.context, needs_text);
+  const data::LoadLimits limits = load_limits(job.options, *encoders.tokenizer);
+  const double loading_seconds = seconds_since(start);
+  const StopSignals signals(job.context.watch_signals,
+                            "\n[prepare] stopping: complete shards are kept; a second signal ends at once\n");
   std::optional<RunState> state;
   std::uint64_t num_before = 0;
   std::int64_t num_continued = 0;
@@ -259,40 +209,50 @@ Report prepare(const Job& job) {
   });
   world.set_place("dealing the samples");
   if (!state) state.emplace(job.options.output_dir, world.rank());
-  const Share share = deal_items(job.source, encoder.limits(), job.options.num_workers, *state, world);
+  const std::int64_t text_parameters = encoders.text ? encoders.text->num_parameters() : 0;
+  const Share share = deal_items(job.source, limits, num_workers_of(job.options), text_parameters, host, *state, world);
   world.set_place("encoding");
   Peers peers(job.context.world);
   Bar bar(job, num_before);
-  std::vector<SkippedItem> skipped = write_shards(job, encoder, share, num_before, *state, peers, bar);
+  ShareResult result = write_share(job, encoders, share, num_before, *state, peers, bar);
   if (!world.is_first()) {
-    write_result(*state, result_name(share, world.rank()), skipped);
+    write_result(*state, result_name(share, world.rank()), result);
     state->leave();
   }
-  peers.finish([&] { bar.show(num_before + share.items.size() + peers.others_done()); });
+  const int signal = peers.finish([&] {
+    bar.show(num_before + share.items.size() + peers.others_done());
+    static_cast<void>(is_to_stop(job, peers));
+  });
   bar.finish();
-  world.set_place("finishing the data set");
   Report report;
-  if (world.is_first()) {
-    for (int rank = 1; rank < world.size(); ++rank) {
-      const std::vector<SkippedItem> of_rank = read_result(*state, result_name(share, rank));
-      skipped.insert(skipped.end(), of_rank.begin(), of_rank.end());
-    }
-    report = finish(job, encoder, *state, std::move(skipped));
-    report.num_continued = num_continued;
+  if (signal != 0) {
+    report = report_stopped(*state, world, signal);
+  } else if (world.is_first()) {
+    world.set_place("finishing the data set");
+    for (int rank = 1; rank < world.size(); ++rank) read_result(*state, result_name(share, rank), result);
+    report = finish(job, encoders, *state, std::move(result));
     state->remove();
   }
-  static_cast<void>(world.gather_text("the data set is complete"));
+  report.num_continued = num_continued;
+  report.loading_seconds = loading_seconds;
+  static_cast<void>(world.gather_text("the run is over"));
   return report;
 }
 
 }  // namespace
 
+void fetch(const PrepareOptions& options) {
+  with_advice(options, [&] { data::fetch_source(source_options(options)); });
+  with_advice(options, [&] { models::fetch_tokenizer(tokenizer_of(options), tokenizer_cache(options)); });
+  with_advice(options, [&] { models::fetch_text_encoder(text_encoder_of(options), text_encoder_cache(options)); });
+}
+
 Report run(const PrepareOptions& options, const RunContext& context) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   comm::World& world = *context.world;
   world.set_place("listing the input");
-  const std::unique_ptr<data::Source> source = data::open_source(options.input, options.seed);
-  Settings settings = make_settings(options, *source);
+  const std::unique_ptr<data::Source> source = data::open_source(source_options(options));
+  Settings settings = make_settings(options, !context.device.is_cpu());
   world.require_same("input and settings of prepare", describe_view(settings, *source));
   std::optional<data::DatasetCard> card;
   world.on_first([&] {
@@ -307,7 +267,7 @@ Report run(const PrepareOptions& options, const RunContext& context) {
   report.folder = options.output_dir;
   report.source = source->description();
   if (world.is_first()) measure_shards(options.output_dir, report);
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = seconds_since(start);
   return report;
 }
 

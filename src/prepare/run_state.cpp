@@ -195,6 +195,11 @@ void RunState::load_all() {
   for (const auto& [rank, number] : shards) load(data::ShardWriter::shard_name(rank, number));
 }
 
+void RunState::reload() {
+  records_.clear();
+  load_all();
+}
+
 void RunState::load(const std::string& shard) {
   records_.push_back(record_from_json(state_dir_ / (shard + ".json"), shard));
 }
@@ -241,6 +246,11 @@ void RunState::write(const std::string& name, std::string_view bytes) const {
 }
 
 std::string RunState::read(const std::string& name) const { return read_text_file(state_dir_ / name); }
+
+bool RunState::exists(const std::string& name) const {
+  std::error_code ignored;
+  return fs::exists(state_dir_ / name, ignored);
+}
 
 void RunState::remove() {
   std::error_code ignored;

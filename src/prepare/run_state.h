@@ -66,10 +66,14 @@ class RunState {
   void add(ShardRecord record);
   // A shard that another rank has completed.
   void load(const std::string& shard);
+  // What all ranks have completed, after the last of them has ended.
+  void reload();
 
   // What ranks tell each other through the folder, by names that are new in each run and start with kRunPrefix.
   void write(const std::string& name, std::string_view bytes) const;
   [[nodiscard]] std::string read(const std::string& name) const;
+  [[nodiscard]] bool exists(const std::string& name) const;
+  [[nodiscard]] std::filesystem::path path(const std::string& name) const { return state_dir_ / name; }
 
   // Another rank has written all that it will.
   void leave() { lock_.give_up(); }

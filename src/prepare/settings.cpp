@@ -1,5 +1,8 @@
 #include "prepare/settings.h"
 
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 #include <filesystem>
 
 #include "dfm/base/error.h"
@@ -8,6 +11,7 @@
 namespace dfm::prepare {
 namespace {
 
+constexpr const char* kBuiltin = "builtin";
 constexpr const char* kDefaultTokenizer = "nvidia/Cosmos-0.1-Tokenizer-CV4x8x8";  // the tutorial's
 constexpr const char* kDefaultTextEncoder = "google-t5/t5-11b";
 
@@ -17,19 +21,66 @@ constexpr std::int64_t kSyntheticShortSide = 96;
 
 bool is_synthetic(const std::string& input) { return input.starts_with("synthetic:"); }
 
+// A path that exists is absolute in settings; hub ids and names stay as they are.
+std::string lasting(const std::string& name) {
+  std::error_code ignored;
+  if (is_synthetic(name) || !std::filesystem::exists(name, ignored)) return name;
+  const std::filesystem::path path = std::filesystem::weakly_canonical(name, ignored);
+  return ignored ? name : path.string();
+}
+
+std::string encoder_of(const PrepareOptions& options, const std::optional<std::string>& chosen, const char* otherwise) {
+  if (!chosen) return is_synthetic(options.input) ? kBuiltin : otherwise;
+  return *chosen == kBuiltin ? *chosen : lasting(*chosen);
+}
+
 }  // namespace
 
 std::int64_t short_side_of(const PrepareOptions& options) {
   return options.short_side.value_or(is_synthetic(options.input) ? kSyntheticShortSide : kShortSide);
 }
 
-Settings make_settings(const PrepareOptions& options, const data::Source& source) {
-  const std::string encoder = source.default_encoder();
+std::int64_t num_workers_of(const PrepareOptions& options) {
+  constexpr std::int64_t kLeast = 2, kMost = 16;
+  return options.num_workers.value_or(std::clamp<std::int64_t>(at::get_num_threads(), kLeast, kMost));
+}
+
+data::SourceOptions source_options(const PrepareOptions& options) {
+  return {.input = options.input,
+          .seed = options.seed,
+          .image_column = options.image_column,
+          .caption_column = options.caption_column,
+          .hub_cache = options.hub_cache};
+}
+
+std::string tokenizer_of(const PrepareOptions& options) {
+  return encoder_of(options, options.tokenizer, kDefaultTokenizer);
+}
+
+std::string text_encoder_of(const PrepareOptions& options) {
+  return encoder_of(options, options.text_encoder, kDefaultTextEncoder);
+}
+
+std::filesystem::path tokenizer_cache(const PrepareOptions& options) {
+  return options.tokenizer_cache_dir.empty() ? options.hub_cache : options.tokenizer_cache_dir;
+}
+
+std::filesystem::path text_encoder_cache(const PrepareOptions& options) {
+  return options.t5_cache_dir.empty() ? options.hub_cache : options.t5_cache_dir;
+}
+
+Settings make_settings(const PrepareOptions& options, bool is_on_gpu) {
   Settings settings;
-  settings["input"] =
-      is_synthetic(options.input) ? options.input : std::filesystem::weakly_canonical(options.input).string();
-  settings["tokenizer"] = options.tokenizer.value_or(encoder.empty() ? kDefaultTokenizer : encoder);
-  settings["text_encoder"] = options.text_encoder.value_or(encoder.empty() ? kDefaultTextEncoder : encoder);
+  settings["input"] = lasting(options.input);
+  settings["tokenizer"] = tokenizer_of(options);
+  settings["text_encoder"] = text_encoder_of(options);
+  if (settings["tokenizer"] != kBuiltin || settings["text_encoder"] != kBuiltin) {
+    const auto automatic = is_on_gpu ? models::Precision::kBf16 : models::Precision::kFp32;
+    settings["precision"] =
+        config::enum_name(options.precision == models::Precision::kAuto ? automatic : options.precision);
+  }
+  if (!options.image_column.empty()) settings["image_column"] = options.image_column;
+  if (!options.caption_column.empty()) settings["caption_column"] = options.caption_column;
   settings["short_side"] = fmt::to_string(short_side_of(options));
   settings["num_video_frames"] = fmt::to_string(options.num_video_frames);
   settings["fps"] = options.fps ? fmt::to_string(*options.fps) : "each clip's own";

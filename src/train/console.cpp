@@ -71,7 +71,7 @@ std::vector<std::string> describe_run(const TrainConfig& config, const std::stri
                   recipe.empty() ? "" : fmt::format(" (recipe {})", recipe), shape.num_layers, shape.hidden_size,
                   shape.num_attention_heads, count(parameters)),
       fmt::format("Device: {}; precision {}{}", ops::describe_device(device), config::enum_name(precision), ranks),
-      fmt::format("Data: {}: {} pictures, {} clips; tokenizer {}, text encoder {}", dataset.folder().string(),
+      fmt::format("Data: {}: {} pictures, {} clips; tokenizer {}, text encoder {}", dataset.description(),
                   static_cast<std::int64_t>(num_samples) - clips, clips, card.tokenizer, card.text_encoder),
       fmt::format("Steps: {} to {}, {} samples each; a checkpoint {}", done + 1, config.train.train_iters,
                   config.train.global_batch_size,

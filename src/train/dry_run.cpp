@@ -198,13 +198,13 @@ DryRun dry_run(const TrainConfig& config, int world_size, bool bf16, const std::
 }
 
 std::vector<std::int64_t> follow_dataset_for_dry_run(TrainConfig& config) {
-  if (config.dataset.path.empty()) return {};
-  const auto dataset = data::Dataset::open(config.dataset.path);
+  if (config.dataset.path.empty() && config.dataset.blend.empty()) return {};
+  const auto dataset = data::Dataset::open(config.dataset);
   config.model.crossattn_emb_size = dataset->card().text_width;
   config.model.in_channels = dataset->card().latent_channels;
   std::vector<std::int64_t> lengths;
   for (std::int64_t i = 0; i < config.train.global_batch_size; ++i) {
-    const auto at = data::sample_at(config.rng.seed, static_cast<std::uint64_t>(i), dataset->entries().size());
+    const auto at = dataset->index_at(config.rng.seed, static_cast<std::uint64_t>(i));
     lengths.push_back(
         data::num_tokens(dataset->entries()[at], config.model.patch_spatial, config.model.patch_temporal));
   }

@@ -8,6 +8,7 @@
 
 #include "dfm/base/error.h"
 #include "dfm/base/file.h"
+#include "dfm/base/log.h"
 #include "dfm/checkpoint/extra_state.h"
 #include "dfm/config/merge.h"
 #include "dfm/config/tree.h"
@@ -27,6 +28,7 @@ fs::path normal_absolute(const fs::path& path) {
 
 void make_paths_absolute(TrainConfig& config) {
   config.dataset.path = normal_absolute(config.dataset.path);
+  config.dataset.blend = data::with_absolute_paths(config.dataset.blend);
   config.checkpoint.save = normal_absolute(config.checkpoint.save);
 }
 
@@ -36,6 +38,15 @@ std::string origin_of(const RunContext& context, const std::string& option) {
 }
 
 std::string in_brackets(const std::string& origin) { return origin.empty() ? "" : fmt::format(" ({})", origin); }
+
+// Of dataset.path and dataset.blend, the one that was given takes the place of the one that was stored.
+void settle_dataset(data::DatasetConfig& config, const RunContext& context) {
+  if (config.path.empty() || config.blend.empty()) return;
+  const bool is_path_given = !origin_of(context, "dataset.path").empty();
+  const bool is_blend_given = !origin_of(context, "dataset.blend").empty();
+  if (is_blend_given && !is_path_given) config.path.clear();
+  if (is_path_given && !is_blend_given) config.blend.clear();
+}
 
 // One line a changed value: what is in the run's own configuration and differs in the one it goes on with.
 std::vector<std::string> changed_values(TrainConfig stored, TrainConfig now, const RunContext& context) {
@@ -165,6 +176,7 @@ ResumePlan plan_resume(const TrainConfig& config, const RunContext& context) {
   std::string said;
   plan.from = find_source(config, context, said, plan.lines);
   if (!plan.from) {
+    settle_dataset(plan.config.dataset, context);
     make_paths_absolute(plan.config);
     return plan;
   }
@@ -177,6 +189,7 @@ ResumePlan plan_resume(const TrainConfig& config, const RunContext& context) {
     config::merge_yaml(stored, origins, yaml, stored_path.string());
     if (context.over_stored) plan.config = context.over_stored(yaml, stored_path.string());
   }
+  settle_dataset(plan.config.dataset, context);
   // These say how this run starts and how it is spread, not what it computes: never from the stored configuration.
   plan.config.checkpoint.load = config.checkpoint.load;
   plan.config.checkpoint.resume = config.checkpoint.resume;
@@ -246,6 +259,16 @@ void check_same_run(const ExtraState& stored, const TrainConfig& config, const d
         "checkpoint.pretrained_checkpoint and choose a new checkpoint.save",
         option, value);
   };
+  const std::string conflict =
+      encoder_conflict(dataset.card(), data::card_from_json(stored.dataset_card, from.string() + " (dataset_card)"));
+  if (!conflict.empty()) {
+    const std::string line =
+        fmt::format("data set {}: got {} in {}", dataset.folder().string(), conflict, from.string());
+    if (!config.dataset.allow_change) {
+      throw DataError("{}; hint: prepare the data with the encoders of the run, or dataset.allow_change=true", line);
+    }
+    log::warning("train", "{} (dataset.allow_change=true)", line);
+  }
   const auto num_samples = static_cast<std::int64_t>(dataset.entries().size());
   if ((num_samples != stored.dataset_num_samples || dataset.fingerprint() != stored.dataset_fingerprint) &&
       !config.dataset.allow_change) {

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "dfm/base/log.h"
+#include "dfm/base/stop_signals.h"
 #include "dfm/comm/world.h"
 #include "dfm/config/tree.h"
 #include "dfm/data/loader.h"
@@ -26,7 +27,6 @@
 #include "train/resume.h"
 #include "train/run_checkpoint.h"
 #include "train/settings.h"
-#include "train/signals.h"
 
 namespace dfm::train {
 namespace {
@@ -85,10 +85,10 @@ class Trainer {
 };
 
 // The first rank may have to write an index beside a foreign data set: the others open it afterwards.
-std::shared_ptr<data::Dataset> open_dataset(const fs::path& path, comm::World& world) {
+std::shared_ptr<data::Dataset> open_dataset(const data::DatasetConfig& config, comm::World& world) {
   std::shared_ptr<data::Dataset> dataset;
-  world.on_first([&] { dataset = data::Dataset::open(path); });
-  return dataset ? dataset : data::Dataset::open(path);
+  world.on_first([&] { dataset = data::Dataset::open(config); });
+  return dataset ? dataset : data::Dataset::open(config);
 }
 
 Trainer::Trainer(const ResumePlan& plan, const RunContext& context, const std::optional<ExtraState>& stored,
@@ -107,7 +107,7 @@ Trainer::Trainer(const ResumePlan& plan, const RunContext& context, const std::o
   }
   const fs::path& folder = config_.checkpoint.save;
   world_.on_first([&] { lock_.emplace(folder); });
-  dataset_ = open_dataset(config_.dataset.path, world_);
+  dataset_ = open_dataset(config_.dataset, world_);
   world_.require_same(
       "data set", fmt::format("{} samples, fingerprint {:016x}", dataset_->entries().size(), dataset_->fingerprint()));
   follow_dataset(config_.model, dataset_->card(), dataset_->folder(), context);
@@ -316,7 +316,8 @@ Summary Trainer::run() {
   for (const std::string& line : describe_run(config_, summary_.iteration > 0 ? "" : context_.recipe, *model_,
                                               *dataset_, context_.device, precision_, layout_, summary_.iteration))
     console_.say(line);
-  const StopSignals signals(context_.watch_signals);
+  const StopSignals signals(context_.watch_signals,
+                            "\n[train] stopping: this step is finished and saved; a second signal ends at once\n");
   // One rank acts on its own signal at once; several on what any of them had at the end of the step.
   const auto signal = [&] { return world_.size() == 1 ? StopSignals::received() : stop_signal_; };
   const auto begin = Clock::now();
@@ -357,13 +358,24 @@ Summary Trainer::run() {
   return summary_;
 }
 
+// Whether all that the run trained on is still where it was.
+bool is_data_there(const data::DatasetConfig& config) {
+  const auto exists = [](const fs::path& path) {
+    std::error_code ignored;
+    return fs::exists(path, ignored);
+  };
+  if (config.blend.empty()) return exists(config.path);
+  const std::vector<data::BlendItem> items = data::parse_blend(config.blend);
+  return std::all_of(items.begin(), items.end(), [&](const auto& item) { return exists(item.path); });
+}
+
 // Nothing to train: says so, after checking that the run in the folder is the one that is meant.
 Summary report_finished(const ResumePlan& plan, const ExtraState& stored, const RunContext& context, Console& console) {
   comm::World& world = *context.world;
   // Another seed, shape or data set is not this run. The first rank's view of the file system decides for all.
-  if (world.gather_text(fs::is_directory(plan.config.dataset.path) ? "yes" : "").at(0) == "yes") {
+  if (world.gather_text(is_data_there(plan.config.dataset) ? "yes" : "").at(0) == "yes") {
     TrainConfig wanted = plan.config;
-    const auto dataset = open_dataset(wanted.dataset.path, world);
+    const auto dataset = open_dataset(wanted.dataset, world);
     follow_dataset(wanted.model, dataset->card(), dataset->folder(), context);
     check_same_run(stored, wanted, *dataset, context, plan.from->path);
   }
@@ -397,7 +409,7 @@ Summary run(const TrainConfig& config, const RunContext& context) {
     stored = read_extra_state(plan.from->path);
     if (stored->iteration >= plan.config.train.train_iters) return report_finished(plan, *stored, context, console);
   }
-  if (plan.config.dataset.path.empty())
+  if (plan.config.dataset.path.empty() && plan.config.dataset.blend.empty())
     throw ConfigError("dataset.path: got no value, want the folder that `dfm prepare` wrote; hint: --dataset-path DIR");
   return Trainer(plan, context, stored, start).run();
 }

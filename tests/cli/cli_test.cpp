@@ -47,7 +47,7 @@ TEST(CliHelp, TopLevelNamesTheSubcommands) {
   const Finished finished = run_dfm({"--help"});
   EXPECT_EQ(finished.exit_code, 0);
   EXPECT_EQ(finished.err, "");
-  for (const char* name : {"dfm prepare", "dfm train", "dfm generate", "synthetic:butterflies"}) {
+  for (const char* name : {"dfm prepare", "dfm train", "dfm generate", "dfm inspect", "synthetic:butterflies"}) {
     EXPECT_NE(finished.out.find(name), std::string::npos) << name;
   }
   EXPECT_EQ(finished.out.find("config-docs"), std::string::npos);
@@ -75,8 +75,11 @@ TEST(CliHelp, SubcommandsListTheirOptions) {
 }
 
 TEST(CliHelp, NoLineIsWiderThanATerminal) {
-  for (const std::vector<std::string>& args :
-       {std::vector<std::string>{"--help"}, {"train", "--help"}, {"prepare", "--help"}, {"generate", "--help"}}) {
+  for (const std::vector<std::string>& args : {std::vector<std::string>{"--help"},
+                                               {"train", "--help"},
+                                               {"prepare", "--help"},
+                                               {"generate", "--help"},
+                                               {"inspect", "--help"}}) {
     const std::string text = run_dfm(args).out;
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t end = std::min(text.find('\n', at), text.size());
@@ -94,27 +97,26 @@ TEST(CliVersion, IsOneLine) {
 }
 
 TEST(CliSubcommand, UnknownOneNamesTheNearest) {
-  expect_error({"trian"}, 2,
-               "dfm: error: trian: got no such subcommand, want one of prepare, train, generate; hint: did you mean "
-               "'train'\n");
+  expect_error(
+      {"trian"}, 2,
+      "dfm: error: trian: got no such subcommand, want one of prepare, train, generate, inspect; hint: did you mean "
+      "'train'\n");
 }
 
 TEST(CliSubcommand, MissingOneShowsTheOverview) {
   const Finished finished = run_dfm({});
   EXPECT_EQ(finished.exit_code, 2);
-  EXPECT_NE(finished.err.find("dfm: error: subcommand: got none, want one of prepare, train, generate\n"),
+  EXPECT_NE(finished.err.find("dfm: error: subcommand: got none, want one of prepare, train, generate, inspect\n"),
             std::string::npos);
 }
 
 TEST(CliPrepare, ReportsAllMistakesAtOnce) {
   expect_error(
       {"prepare", "--shrt-side", "512", "--num_workers", "two", "--fps=-1", "--seed=-3"}, 2,
-      "dfm prepare: error: --num-workers: got 'two', want an integer (command line)\n"
+      "dfm prepare: error: --num-workers: got 'two', want an integer or null (command line)\n"
       "dfm prepare: error: --seed: got '-3', want an integer >= 0 (command line)\n"
       "dfm prepare: error: --shrt-side: got no such flag, want one of `dfm prepare --help` (command line); hint: "
       "did you mean '--short-side'\n"
-      "dfm prepare: error: --input: got no value, want one; hint: Folder of pictures and clips, or "
-      "synthetic:butterflies[:COUNT]\n"
       "dfm prepare: error: --output-dir: got no value, want one; hint: Folder for the webdataset; a stopped run "
       "there is continued\n"
       "dfm prepare: error: --fps: got -1.0, want a value > 0 (command line)\n");
@@ -232,9 +234,13 @@ TEST(CliGenerate, MissingCheckpointIsACheckpointError) {
 
 TEST(CliGenerate, FlagsOfDfmsScriptAreTaken) {
   const Finished finished = run_dfm({"generate", "--prompt", "x", "--checkpoint_path", "/nonexistent/run",
-                                     "--t5_cache_dir", "/t5", "--video_save_path", "out.mp4"});
+                                     "--t5_cache_dir", "/t5", "--tokenizer_cache_dir", "/c", "--tokenizer_model",
+                                     "builtin", "--guardrail_dir", "/g", "--video_save_path", "out.mp4"});
   EXPECT_EQ(finished.exit_code, 4) << finished.err;
-  EXPECT_NE(finished.err.find("--t5-cache-dir"), std::string::npos) << finished.err;
+  EXPECT_NE(finished.err.find("--guardrail-dir"), std::string::npos) << finished.err;
+  for (const char* own : {"--t5-cache-dir", "--tokenizer-cache-dir", "--tokenizer-model"}) {
+    EXPECT_EQ(finished.err.find(own), std::string::npos) << finished.err;
+  }
 }
 
 TEST(CliGenerate, TextsOfFlagsAreTakenAsTheyStand) {
@@ -258,6 +264,17 @@ TEST(CliPrepare, SwitchesHaveBothForms) {
 TEST(CliGenerate, UnknownSamplerListsTheSamplers) {
   expect_error({"generate", "--prompt", "x", "--sampler", "euler"}, 2,
                "dfm generate: error: --sampler: got 'euler', want one of edm_euler, dpmpp_2m (command line)\n");
+}
+
+TEST(CliInspect, TakesOnePath) {
+  expect_error({"inspect", "a", "b"}, 2, "dfm inspect: error: 'b': got a second path, want one (command line)\n");
+  EXPECT_EQ(run_dfm({"inspect"}).exit_code, 2);
+  EXPECT_EQ(
+      run_dfm({"inspect", "/nonexistent/data"}).err,
+      "dfm inspect: error: /nonexistent/data: got no such file or folder, want a data set, a checkpoint or a file "
+      "of weights\n");
+  const Finished decode = run_dfm({"inspect", "/nonexistent/data", "--decode", "a.gif"});
+  EXPECT_EQ(decode.err, "dfm inspect: error: --decode: got a.gif, want NAME.png or NAME.mp4 (command line)\n");
 }
 
 TEST(CliConfigDocs, AreWhatDocsConfigMdHolds) {

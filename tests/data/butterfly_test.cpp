@@ -28,9 +28,9 @@ std::string colour_of(const std::string& caption) {
 }
 
 TEST(Butterflies, PicturesAndClipsAlternateAndSaySo) {
-  const auto source = open_source("synthetic:butterflies:6", 1);
+  const auto source = open_source({.input = "synthetic:butterflies:6", .seed = 1});
   ASSERT_EQ(source->size(), 6U);
-  EXPECT_EQ(open_source("synthetic:butterflies", 1)->size(), 1600U);
+  EXPECT_EQ(open_source({.input = "synthetic:butterflies", .seed = 1})->size(), 1600U);
   EXPECT_EQ(source->default_encoder(), "builtin");
   std::set<std::string> names;
   for (std::size_t i = 0; i < 6; ++i) {
@@ -47,8 +47,9 @@ TEST(Butterflies, PicturesAndClipsAlternateAndSaySo) {
 }
 
 TEST(Butterflies, DependOnSeedAndIndexOnly) {
-  const auto one = open_source("synthetic:butterflies:20", 5), same = open_source("synthetic:butterflies:500", 5),
-             other = open_source("synthetic:butterflies:20", 6);
+  const auto one = open_source({.input = "synthetic:butterflies:20", .seed = 5}),
+             same = open_source({.input = "synthetic:butterflies:500", .seed = 5}),
+             other = open_source({.input = "synthetic:butterflies:20", .seed = 6});
   int different = 0;
   for (std::size_t i = 0; i < 20; ++i) {
     EXPECT_EQ(one->item(i).caption, same->item(i).caption);
@@ -59,7 +60,7 @@ TEST(Butterflies, DependOnSeedAndIndexOnly) {
 }
 
 TEST(Butterflies, EveryCombinationComesOnceInARun) {
-  const auto source = open_source("synthetic:butterflies:768", 3);
+  const auto source = open_source({.input = "synthetic:butterflies:768", .seed = 3});
   std::map<std::string, int> pictures, clips;
   for (std::size_t i = 0; i < 768; ++i) {
     const SourceItem item = source->item(i);
@@ -71,7 +72,7 @@ TEST(Butterflies, EveryCombinationComesOnceInARun) {
 }
 
 TEST(Butterflies, DominantColourIsTheCaptions) {
-  const auto source = open_source("synthetic:butterflies:384", 11);
+  const auto source = open_source({.input = "synthetic:butterflies:384", .seed = 11});
   for (std::size_t i = 0; i < 384; i += 2) {
     const std::string caption = *source->item(i).caption;
     const at::Tensor rgb = source->load(i, at_side(48)).rgb_THW3;
@@ -94,7 +95,7 @@ TEST(Butterflies, ColoursAreFarApartInHue) {
 }
 
 TEST(Butterflies, WingsFoldWhileTheBackgroundRests) {
-  const auto source = open_source("synthetic:butterflies:40", 2);
+  const auto source = open_source({.input = "synthetic:butterflies:40", .seed = 2});
   for (std::size_t i = 1; i < 40; i += 2) {
     const at::Tensor clip = source->load(i, at_side(96)).rgb_THW3;
     const at::Tensor change = (clip[8].to(at::kInt) - clip[0].to(at::kInt)).abs().amax(-1);
@@ -109,7 +110,7 @@ TEST(Butterflies, WingsFoldWhileTheBackgroundRests) {
 }
 
 TEST(Butterflies, FollowsLimits) {
-  const auto source = open_source("synthetic:butterflies:2", 1);
+  const auto source = open_source({.input = "synthetic:butterflies:2", .seed = 1});
   LoadLimits limits = at_side(100);
   limits.num_video_frames = 7;
   EXPECT_EQ(source->load(1, limits).rgb_THW3.sizes(), (std::vector<std::int64_t>{5, 96, 96, 3}));
@@ -124,7 +125,8 @@ TEST(Butterflies, FollowsLimits) {
 TEST(OpenSource, RefusesUnknownSyntheticNamesAndCounts) {
   for (const char* input : {"synthetic:moths", "synthetic:", "synthetic:butterflies:", "synthetic:butterflies:0",
                             "synthetic:butterflies:-3", "synthetic:butterflies:12x"}) {
-    EXPECT_NE(error_of(ExitCode::kConfig, [&] { open_source(input, 1); }).find(input), std::string::npos);
+    EXPECT_NE(error_of(ExitCode::kConfig, [&] { open_source({.input = input, .seed = 1}); }).find(input),
+              std::string::npos);
   }
 }
 

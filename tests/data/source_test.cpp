@@ -36,7 +36,7 @@ void fill(const MediaFolder& folder) {
 TEST(MediaFolder, ListsByBytesWithCaptions) {
   const MediaFolder folder;
   fill(folder);
-  const auto source = open_source(folder.path().string(), 1);
+  const auto source = open_source({.input = folder.path().string(), .seed = 1});
   ASSERT_EQ(source->size(), 4U);
   EXPECT_EQ(source->item(0).name, "Clip.mp4");  // capitals come first
   EXPECT_EQ(source->item(1).name, "b.PNG");
@@ -55,7 +55,7 @@ TEST(MediaFolder, ListsByBytesWithCaptions) {
 TEST(MediaFolder, LoadsAtTheSizeAndLengthThatLimitsAllow) {
   const MediaFolder folder;
   fill(folder);
-  const auto source = open_source(folder.path().string(), 1);
+  const auto source = open_source({.input = folder.path().string(), .seed = 1});
   LoadLimits limits;
   limits.short_side = 50;  // 50 x 75 and so on, cut to multiples of 16
   const SourceMedia picture = source->load(1, limits);
@@ -90,7 +90,7 @@ TEST(MediaFolder, KnowsPixelsFromHeaders) {
   write_bytes(folder / "broken.png", "\x89PNG\r\n");
   write_bytes(folder / "broken.jpg", "\xFF\xD8\xFF\xE0\x00\x01");
   write_bytes(folder / "broken.mp4", "no clip, of course");
-  const auto source = open_source(folder.path().string(), 1);
+  const auto source = open_source({.input = folder.path().string(), .seed = 1});
   for (const std::int64_t num_frames : {121, 8}) {
     for (const double fps : {0., 5., 12.}) {
       LoadLimits limits;
@@ -105,7 +105,7 @@ TEST(MediaFolder, KnowsPixelsFromHeaders) {
       }
     }
   }
-  const auto butterflies = open_source("synthetic:butterflies:4", 1);
+  const auto butterflies = open_source({.input = "synthetic:butterflies:4", .seed = 1});
   for (std::size_t i = 0; i < 4; ++i) {
     LoadLimits limits;
     limits.short_side = 40;
@@ -116,7 +116,7 @@ TEST(MediaFolder, KnowsPixelsFromHeaders) {
 TEST(MediaFolder, LoadsFromManyThreads) {
   const MediaFolder folder;
   fill(folder);
-  const auto source = open_source(folder.path().string(), 1);
+  const auto source = open_source({.input = folder.path().string(), .seed = 1});
   LoadLimits limits;
   limits.short_side = 48;
   const at::Tensor want = source->load(0, limits).rgb_THW3;
@@ -133,7 +133,9 @@ TEST(MediaFolder, LoadsFromManyThreads) {
 
 TEST(MediaFolder, NamesWhatIsWrong) {
   const MediaFolder folder;
-  const auto open = [&](const std::string& name) { return open_source((folder / name).string(), 1); };
+  const auto open = [&](const std::string& name) {
+    return open_source({.input = (folder / name).string(), .seed = 1});
+  };
   EXPECT_NE(error_of(ExitCode::kData, [&] { open("none"); }).find("none"), std::string::npos);
   write_bytes(folder / "file.png", "x");
   error_of(ExitCode::kData, [&] { open("file.png"); });
@@ -207,7 +209,7 @@ TEST(TargetSize, ScalesTheShortSideAndCutsToMultiples) {
 TEST(MediaFolder, ReadsRealMedia) {
   const auto data = test::real_media_dir();
   if (data.empty()) GTEST_SKIP() << "no real media here; set DFM_DATA_DIR";
-  const auto source = open_source(data.string(), 1);  // pictures and clips in sub-folders
+  const auto source = open_source({.input = data.string(), .seed = 1});  // pictures and clips in sub-folders
   LoadLimits limits;
   limits.short_side = 64;
   limits.num_video_frames = 5;

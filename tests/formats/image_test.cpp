@@ -185,6 +185,22 @@ TEST(ReadImage, SaysWhatIsWrongWithThePath) {
   error_of(ExitCode::kData, [&] { read_image(folder.path()); });
 }
 
+TEST(ReadImage, ReadsAFileInMemoryAsOnDisk) {
+  const MediaFolder folder;
+  write_png(folder / "a.png", smooth_picture(40, 50));
+  for (const std::string& whole : {read_text_file(folder / "a.png"), grey_jpeg(), test::progressive_jpeg()}) {
+    write_bytes(folder / "on_disk", whole);
+    EXPECT_TRUE(at::equal(read_image(as_bytes(whole), "in memory"), read_image(folder / "on_disk")));
+    const ImageSize size = read_image_size(as_bytes(whole), "in memory"), want = read_image_size(folder / "on_disk");
+    EXPECT_EQ(size.height, want.height);
+    EXPECT_EQ(size.width, want.width);
+    const std::string cut = whole.substr(0, whole.size() / 2);
+    EXPECT_NE(error_of(ExitCode::kData, [&] { read_image(as_bytes(cut), "row 7"); }).find("row 7"), std::string::npos);
+  }
+  error_of(ExitCode::kData, [] { read_image(std::span<const std::byte>(), "empty"); });
+  error_of(ExitCode::kData, [] { read_image_size(as_bytes("GIF89a and more of it"), "gif"); });
+}
+
 TEST(ReadImage, ReadsRealPictures) {
   const auto data = test::real_media_dir();
   if (data.empty()) GTEST_SKIP() << "no real media here; set DFM_DATA_DIR";

@@ -23,8 +23,7 @@ struct Clip {
   VideoReader::Info info;
 };
 
-Clip read_clip(const std::filesystem::path& path) {
-  VideoReader reader(path);
+Clip read_clip(VideoReader reader) {
   Clip clip;
   std::vector<at::Tensor> frames;
   while (auto frame = reader.next()) {
@@ -35,6 +34,10 @@ Clip read_clip(const std::filesystem::path& path) {
   clip.rgb_THW3 = at::stack(frames);
   clip.info = reader.info();
   return clip;
+}
+Clip read_clip(const std::filesystem::path& path) { return read_clip(VideoReader(path)); }
+Clip read_clip_bytes(std::string bytes) {
+  return read_clip(VideoReader(std::make_shared<const std::string>(std::move(bytes)), "in memory"));
 }
 
 TEST(Mp4, SmoothClipComesBack) {
@@ -112,6 +115,52 @@ TEST(Mp4, OneFrameAndOddRequests) {
       error_of(ExitCode::kData, [&] { write_mp4(folder / "none" / "x.mp4", smooth_clip(1, 32, 48), {}); });
   EXPECT_NE(message.find("x.mp4"), std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(folder / "x.mp4"));
+}
+
+TEST(Mp4Writer, FramesAsTheyComeGiveTheSameFile) {
+  const MediaFolder folder;
+  const at::Tensor clip = smooth_clip(11, 64, 96);
+  write_mp4(folder / "whole.mp4", clip, {.fps = 30});
+  Mp4Writer writer(folder / "parts.mp4", 64, 96, {.fps = 30});
+  writer.add(clip.narrow(0, 0, 1));
+  writer.add(clip.narrow(0, 1, 7));
+  writer.add(clip.narrow(0, 8, 3));
+  EXPECT_FALSE(std::filesystem::exists(folder / "parts.mp4"));
+  writer.close();
+  EXPECT_TRUE(read_text_file(folder / "whole.mp4") == read_text_file(folder / "parts.mp4"));
+  error_of(ExitCode::kInternal, [&] { writer.add(clip); });
+}
+
+TEST(Mp4Writer, WithoutCloseNothingIsLeft) {
+  const MediaFolder folder;
+  {
+    Mp4Writer writer(folder / "a.mp4", 64, 96, {});
+    writer.add(smooth_clip(3, 64, 96));
+    EXPECT_TRUE(std::filesystem::exists(folder / "a.mp4.tmp"));
+    error_of(ExitCode::kInternal, [&] { writer.add(smooth_clip(1, 64, 64)); });
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  {
+    Mp4Writer writer(folder / "b.mp4", 64, 96, {});
+    error_of(ExitCode::kInternal, [&] { writer.close(); });  // no frame
+  }
+  error_of(ExitCode::kConfig, [&] { Mp4Writer(folder / "c.mp4", 63, 96, {}); });
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(VideoReader, ReadsAFileInMemoryAsOnDisk) {
+  const MediaFolder folder;
+  write_mp4(folder / "a.mp4", smooth_clip(13, 96, 160), {.fps = 25});
+  const std::string bytes = read_text_file(folder / "a.mp4");
+  const Clip on_disk = read_clip(folder / "a.mp4"), in_memory = read_clip_bytes(bytes);
+  EXPECT_TRUE(at::equal(on_disk.rgb_THW3, in_memory.rgb_THW3));
+  EXPECT_EQ(on_disk.seconds, in_memory.seconds);
+  EXPECT_EQ(on_disk.info.num_frames, in_memory.info.num_frames);
+  for (std::size_t size = 0; size < bytes.size(); size += 1 + bytes.size() / 20) {
+    const std::string message = error_of(ExitCode::kData, [&] { read_clip_bytes(bytes.substr(0, size)); });
+    EXPECT_NE(message.find("in memory"), std::string::npos) << message;
+  }
+  error_of(ExitCode::kData, [&] { read_clip_bytes("#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n"); });
 }
 
 TEST(VideoReader, NearestFollowsTheTimes) {

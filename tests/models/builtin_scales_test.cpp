@@ -19,8 +19,8 @@ struct Media {
 };
 
 Media measure(const std::string& input, const data::LoadLimits& limits) {
-  const auto tokenizer = make_tokenizer("builtin", at::kCPU);
-  const auto source = data::open_source(input, 1234);
+  const auto tokenizer = make_tokenizer("builtin", {});
+  const auto source = data::open_source({.input = input, .seed = 1234});
   Media media;
   for (std::size_t i = 0; i < source->size(); ++i) {
     const at::Tensor pixels = pixels_of_rgb(source->load(i, limits).rgb_THW3);

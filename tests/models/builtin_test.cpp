@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "dfm/base/error.h"
 #include "dfm/base/hash.h"
@@ -10,6 +11,7 @@
 #include "dfm/models/encoders.h"
 #include "models/builtin/channel_statistics.h"
 #include "models/builtin/dct_tokenizer.h"
+#include "support/temp_folder.h"
 
 namespace dfm::models {
 namespace {
@@ -24,7 +26,7 @@ at::Tensor scene(std::int64_t frames, std::int64_t height, std::int64_t width) {
 }
 
 const VideoTokenizer& tokenizer() {
-  static const std::unique_ptr<VideoTokenizer> instance = make_tokenizer("builtin", at::kCPU);
+  static const std::unique_ptr<VideoTokenizer> instance = make_tokenizer("builtin", {});
   return *instance;
 }
 
@@ -104,7 +106,7 @@ TEST(BuiltinTokenizer, ScalesGiveUnitMeanSquareWithMoreLeftToStrongChannels) {
 }
 
 const TextEncoder& encoder() {
-  static const std::unique_ptr<TextEncoder> instance = make_text_encoder("builtin", at::kCPU);
+  static const std::unique_ptr<TextEncoder> instance = make_text_encoder("builtin", {});
   return *instance;
 }
 
@@ -151,15 +153,18 @@ TEST(MakeEncoders, NameWhatWasAskedAndWhatThereIs) {
   const auto message = [](auto&& body) -> std::string {
     try {
       body();
-    } catch (const ConfigError& error) {
+    } catch (const Error& error) {
       return error.what();
     }
     return "";
   };
-  const std::string tokenizer = message([] { make_tokenizer("nvidia/Cosmos-0.1-Tokenizer-CV4x8x8", at::kCPU); });
+  const test::TempFolder home;  // an empty cache, and no network
+  ::setenv("HF_HOME", home.path().c_str(), 1);
+  ::setenv("HF_HUB_OFFLINE", "1", 1);
+  const std::string tokenizer = message([] { make_tokenizer("nvidia/Cosmos-0.1-Tokenizer-CV4x8x8", {}); });
   EXPECT_NE(tokenizer.find("nvidia/Cosmos-0.1-Tokenizer-CV4x8x8"), std::string::npos);
   EXPECT_NE(tokenizer.find("--tokenizer builtin"), std::string::npos);
-  const std::string text = message([] { make_text_encoder("google-t5/t5-11b", at::kCPU); });
+  const std::string text = message([] { make_text_encoder("google-t5/t5-11b", {}); });
   EXPECT_NE(text.find("google-t5/t5-11b"), std::string::npos);
   EXPECT_NE(text.find("--text-encoder builtin"), std::string::npos);
 }

@@ -74,7 +74,7 @@ TEST(Prepare, MakesADataSetOfPicturesAndClips) {
   }
 
   const auto dataset = data::Dataset::open(options.output_dir);
-  const auto tokenizer = models::make_tokenizer("builtin", at::kCPU);
+  const auto tokenizer = models::make_tokenizer("builtin", {});
   ASSERT_EQ(dataset->entries().size(), 4U);
   EXPECT_EQ(dataset->card().fps, 10);
   EXPECT_EQ(dataset->card().num_skipped, 1);
@@ -252,15 +252,6 @@ TEST(Prepare, RequiresCaptionsWhenAsked) {
   options.tokenizer = options.text_encoder = "builtin";
   options.require_captions = true;
   EXPECT_DFM_ERROR(ExitCode::kData, "2 of 5 items without one", run(options, quiet()));
-  EXPECT_FALSE(fs::exists(folder / "out"));
-}
-
-TEST(Prepare, SaysWhatToDoWithoutTheTutorialsEncoders) {
-  const test::TempFolder folder;
-  make_media(folder / "media");
-  PrepareOptions options = butterflies(folder / "out", 1);
-  options.input = (folder / "media").string();
-  EXPECT_DFM_ERROR(ExitCode::kConfig, "--tokenizer builtin", run(options, quiet()));
   EXPECT_FALSE(fs::exists(folder / "out"));
 }
 

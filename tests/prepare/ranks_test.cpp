@@ -11,6 +11,7 @@
 #include "dfm/data/dataset.h"
 #include "dfm/formats/media.h"
 #include "prepare/butterflies.h"
+#include "prepare/fakes.h"
 #include "support/errors.h"
 #include "support/ranks.h"
 #include "support/temp_folder.h"
@@ -86,6 +87,49 @@ RAW_RANK_CASE(prepare_slowly) {
   run(options_of(args[0], args[1]), context);
   world->leave();
   return 0;
+}
+
+// A text encoder that counts what it is asked for: into a file, when all is done.
+RANK_CASE(prepare_with_fakes) {
+  const auto tokenizer = std::make_shared<test::FakeTokenizer>(args[3] == "batches");
+  const auto text = std::make_shared<test::FakeTextEncoder>();
+  text->parameters = args[3] == "costly text" ? 10'000'000'000 : 0;
+  RunContext context = context_of(world);
+  context.tokenizer = tokenizer;
+  context.text_encoder = text;
+  std::uint64_t num_items = 0;
+  context.on_progress = [&](std::uint64_t, std::uint64_t total) { num_items = total; };
+  run(options_of(args[0], args[1]), context);
+  std::ofstream(args[2] + "." + std::to_string(world.rank()))
+      << text->captions().size() << " " << tokenizer->num_encoded() << " " << num_items;
+}
+
+struct FakeCounts {
+  std::size_t captions = 0;
+  std::int64_t pictures = 0, items = 0;
+};
+FakeCounts counts_of(const std::string& notes, int rank) {
+  FakeCounts counts;
+  std::ifstream(notes + "." + std::to_string(rank)) >> counts.captions >> counts.pictures >> counts.items;
+  return counts;
+}
+
+// A signal reaches one rank alone.
+RANK_CASE(prepare_and_stop) {
+  const auto text = std::make_shared<test::FakeTextEncoder>();
+  RunContext context = context_of(world);
+  context.text_encoder = text;
+  context.watch_signals = true;
+  context.on_progress = [&](std::uint64_t done, std::uint64_t) {
+    if (world.rank() == std::stoi(args[2]) && done == 5) ::raise(SIGTERM);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  };
+  const Report report = run(options_of(args[0], args[1]), context);
+  EXPECT_EQ(report.stopped_by, SIGTERM);
+  if (world.is_first()) {
+    EXPECT_NE(describe(report).find("stopped by SIGTERM: "), std::string::npos) << describe(report);
+    EXPECT_GE(report.num_samples, 3);
+  }
 }
 
 // Training on either is the same: keys in the same order, with the same bytes, whatever the shards.
@@ -225,6 +269,56 @@ TEST(PrepareRanks, ContinueAtAnotherNumberOfRanksAfterKills) {
   EXPECT_GE(report.num_continued, 6);
   expect_kept(left, alone);
   expect_same_samples(alone, folder / "undisturbed");
+}
+
+TEST(PrepareRanks, EncodeEachCaptionOnceForAllRanksOfAHost) {
+  const test::TempFolder folder;
+  const std::string input = "synthetic:butterflies:17", alone = folder / "alone";
+  RunContext context = quiet();
+  context.tokenizer = std::make_shared<test::FakeTokenizer>(false);
+  const auto text = std::make_shared<test::FakeTextEncoder>();
+  context.text_encoder = text;
+  const Report report = run(options_of(alone, input), context);
+  EXPECT_EQ(report.num_captions_encoded, static_cast<std::int64_t>(text->captions().size()));
+  for (const std::string how : {"batches", "one by one"}) {
+    const std::string out = folder / how, notes = folder / (how + " counts");
+    run_ranks(2, "prepare_with_fakes", {out, input, notes, how});
+    if (HasFailure()) return;
+    expect_same_samples(out, alone);
+    EXPECT_EQ(counts_of(notes, 0).captions, text->captions().size());
+    EXPECT_EQ(counts_of(notes, 1).captions, 0U);
+    EXPECT_EQ(counts_of(notes, 0).pictures + counts_of(notes, 1).pictures, 17);
+    EXPECT_NEAR(static_cast<double>(counts_of(notes, 0).items), 8.5, 1);
+  }
+  // A rank that has more to do for the captions gets fewer pixels; here none.
+  const std::string out = folder / "costly", notes = folder / "costly counts";
+  run_ranks(2, "prepare_with_fakes", {out, input, notes, "costly text"});
+  if (HasFailure()) return;
+  expect_same_samples(out, alone);
+  EXPECT_EQ(counts_of(notes, 0).captions, text->captions().size());
+  EXPECT_EQ(counts_of(notes, 0).pictures, 0);
+  EXPECT_EQ(counts_of(notes, 1).pictures, 17);
+}
+
+TEST(PrepareRanks, StopTogetherAndContinue) {
+  const test::TempFolder folder;
+  const std::string input = "synthetic:butterflies:60";
+  RunContext context = quiet();
+  context.text_encoder = std::make_shared<test::FakeTextEncoder>();
+  run(options_of(folder / "undisturbed", input), context);
+  for (const std::string rank : {"0", "1"}) {
+    const fs::path out = folder / ("stopped" + rank);
+    run_ranks(2, "prepare_and_stop", {out, input, rank});
+    if (HasFailure()) return;
+    EXPECT_DFM_ERROR(ExitCode::kData, "unfinished", data::Dataset::open(out));
+    for (const std::string& shard : shards_of(out)) EXPECT_NE(shard, "rank0-000010.tar");
+    context.text_encoder = std::make_shared<test::FakeTextEncoder>();
+    const Report report = run(options_of(out, input), context);
+    EXPECT_EQ(report.num_samples, 60);
+    EXPECT_GE(report.num_continued, 3);
+    EXPECT_LT(report.num_continued, 60);
+    expect_same_samples(out, folder / "undisturbed");
+  }
 }
 
 TEST(PrepareRanks, EndTogetherWithOneThatFails) {

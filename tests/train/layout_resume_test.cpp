@@ -85,6 +85,18 @@ RANK_CASE(same_layout) {
   }
 }
 
+// A blend: ranks read shares of the same order.
+RANK_CASE(blend) {
+  const fs::path folder = args.at(0);
+  TrainConfig config = small_config(folder, "blend_ranks");
+  config.dataset.path.clear();
+  config.dataset.blend = {"0.7", folder / "data", "0.3", folder / "more"};
+  config.train.train_iters = 4;
+  RunContext context;
+  context.world = std::shared_ptr<comm::World>(&world, [](comm::World*) {});
+  test::run_tiny(config, context);
+}
+
 class LayoutResume : public testing::Test {
  protected:
   void SetUp() override { test::write_tiny_dataset(folder_.path() / "data", 20); }
@@ -100,6 +112,17 @@ TEST_F(LayoutResume, AnyLayoutContinuesAnyOther) {
 }
 
 TEST_F(LayoutResume, TheSameLayoutContinuesBitForBit) { test::run_ranks(2, "same_layout", {folder_.path().string()}); }
+
+TEST_F(LayoutResume, ABlendIsTheSameOnTwoDataRanks) {
+  test::write_tiny_dataset(folder_.path() / "more", 6, 3);
+  test::run_ranks(2, "blend", {folder_.path().string()});
+  TrainConfig config = small_config(folder_.path(), "blend_alone");
+  config.dataset.path.clear();
+  config.dataset.blend = {"0.7", folder_.path() / "data", "0.3", folder_.path() / "more"};
+  config.train.train_iters = 4;
+  test::run_tiny(config);
+  expect_same_run(folder_.path() / "blend_ranks", folder_.path() / "blend_alone", 1e-6);
+}
 
 TEST_F(LayoutResume, AnotherGlobalBatchSizeContinuesAtTheStoredPosition) {
   TrainConfig config = small_config(folder_.path(), "run");

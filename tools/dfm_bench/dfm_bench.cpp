@@ -1,6 +1,7 @@
 // dfm_bench step [--layers 4 --hidden 192 ...]: times training steps of a DiT on invented samples, half of them
 // pictures and half clips, with the code that `dfm train` runs. The defaults are the demo's model. One JSON object on
 // stdout. peer_step.py times the same model in PyTorch; `compare` runs both in turn.
+// dfm_bench cosmos: the Cosmos tokenizer; peer_cosmos.py times diffusers'.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -11,12 +12,14 @@
 #include <string>
 #include <vector>
 
+#include "cosmos.h"
 #include "dfm/base/error.h"
 #include "dfm/data/loader.h"
 #include "dfm/models/dit/dit.h"
 #include "dfm/ops/device.h"
 #include "dfm/parallel/distributed_optimizer.h"
 #include "dfm/train/step.h"
+#include "t5.h"
 
 namespace {
 
@@ -141,14 +144,20 @@ int main(int argc, char** argv) {
   step->add_option("--device", options.device, "auto, cpu or cuda");
   step->add_option("--precision", options.precision, "fp32 or bf16");
   step->add_flag("--recompute", options.recompute, "Recompute activations of each layer");
+  dfm::bench::CosmosBench cosmos_options;
+  const CLI::App* cosmos = dfm::bench::add_cosmos(app, cosmos_options);
+  dfm::bench::T5Bench t5_options;
+  const CLI::App* t5 = dfm::bench::add_t5(app, t5_options);
   CLI11_PARSE(app, argc, argv);
   try {
+    if (cosmos->parsed()) return dfm::bench::run_cosmos(cosmos_options);
+    if (t5->parsed()) return dfm::bench::run_t5(t5_options);
     return run_step(options);
   } catch (const dfm::Error& error) {
-    fmt::print(stderr, "dfm_bench step: error: {}\n", error.what());
+    fmt::print(stderr, "dfm_bench: error: {}\n", error.what());
     return static_cast<int>(error.code());
   } catch (const std::exception& error) {
-    fmt::print(stderr, "dfm_bench step: error: {}\n", error.what());
+    fmt::print(stderr, "dfm_bench: error: {}\n", error.what());
     return static_cast<int>(dfm::ExitCode::kInternal);
   }
 }

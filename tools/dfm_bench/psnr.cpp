@@ -25,8 +25,8 @@ struct Mean {
 
 // PSNR of first frames and of all other frames, averaged over the files, at one short side.
 void print_quality(const std::string& input, std::int64_t short_side) {
-  const auto tokenizer = dfm::models::make_tokenizer("builtin", at::kCPU);
-  const auto source = dfm::data::open_source(input, 1234);
+  const auto tokenizer = dfm::models::make_tokenizer("builtin", {});
+  const auto source = dfm::data::open_source({.input = input, .seed = 1234});
   Mean first, rest;
   for (std::size_t i = 0; i < source->size(); ++i) {
     const at::Tensor pixels =
@@ -40,8 +40,8 @@ void print_quality(const std::string& input, std::int64_t short_side) {
 }
 
 ChannelStatistics measure(const std::string& input, std::int64_t short_side, std::int64_t frames) {
-  const auto tokenizer = dfm::models::make_tokenizer("builtin", at::kCPU);
-  const auto source = dfm::data::open_source(input, 1234);
+  const auto tokenizer = dfm::models::make_tokenizer("builtin", {});
+  const auto source = dfm::data::open_source({.input = input, .seed = 1234});
   ChannelStatistics statistics;
   for (std::size_t i = 0; i < source->size(); ++i) {
     const auto media = source->load(i, {.short_side = short_side, .num_video_frames = frames});

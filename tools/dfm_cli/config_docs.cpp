@@ -5,6 +5,7 @@
 
 #include "dfm/config/text.h"
 #include "dfm/generate/options.h"
+#include "dfm/inspect/options.h"
 #include "dfm/prepare/options.h"
 #include "dfm/train/recipes.h"
 #include "subcommands.h"
@@ -15,6 +16,7 @@ int run_config_docs(const std::vector<std::string>&) {
   train::TrainConfig train;
   prepare::PrepareOptions prepare;
   generate::GenerateOptions generate;
+  inspect::InspectOptions inspect;
   std::string recipes;
   for (const train::Recipe& recipe : train::recipes()) recipes += fmt::format("- `{}`: {}\n", recipe.name, recipe.help);
   std::string foreign = "| Name | Accepted | Reason |\n|---|---|---|\n";
@@ -39,9 +41,10 @@ int run_config_docs(const std::vector<std::string>&) {
       "### Names of Megatron-Bridge\nOther names for options:\n{}\n"
       "Accepted with one warning, without effect. Where other values would ask for another training run, only those "
       "listed are accepted. A name without a dot is a whole section; `*` stands for any end, or any beginning.\n\n{}\n"
-      "## dfm prepare\n\n{}\n## dfm generate\n\n{}",
+      "## dfm prepare\n\n{}\n## dfm generate\n\n{}\n## dfm inspect\n\n{}",
       recipes, config::markdown(config::tree_of(train), false), aliases, foreign,
-      config::markdown(config::tree_of(prepare), true), config::markdown(config::tree_of(generate), true));
+      config::markdown(config::tree_of(prepare), true), config::markdown(config::tree_of(generate), true),
+      config::markdown(config::tree_of(inspect), true));
   return 0;
 }
 

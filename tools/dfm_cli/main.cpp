@@ -33,6 +33,7 @@ constexpr std::array kSubcommands{
     Subcommand{"prepare", "pictures and clips -> a webdataset of latents and text embeddings", run_prepare},
     Subcommand{"train", "a webdataset -> a trained video diffusion transformer", run_train},
     Subcommand{"generate", "a prompt and a trained model -> an MP4", run_generate},
+    Subcommand{"inspect", "what is in a data set, a sample, a checkpoint, a file of weights", run_inspect},
     Subcommand{"config-docs", nullptr, run_config_docs},
 };
 
@@ -42,8 +43,13 @@ std::string overview() {
     if (subcommand.summary != nullptr) text += fmt::format("  dfm {:<10}{}\n", subcommand.name, subcommand.summary);
   }
   return text +
-         "\nA first tour, on any machine:\n"
+         "\nDFM's tutorial, with NVIDIA's tokenizer and Google's T5 (downloaded when they are needed):\n"
+         "  dfm prepare --output-dir butterfly_webdataset\n"
+         "  dfm train --dataset-path butterfly_webdataset\n"
+         "  dfm generate --checkpoint checkpoints/dit_butterfly --prompt \"a blue morpho butterfly\"\n"
+         "\nA first tour, on any machine, without a download:\n"
          "  dfm prepare --input synthetic:butterflies:400 --output-dir butterflies\n"
+         "  dfm inspect butterflies --decode sheet.png\n"
          "  dfm train --recipe demo --dataset-path butterflies\n"
          "  dfm generate --checkpoint checkpoints/demo --prompt \"a large blue butterfly in the blue sky\" \\\n"
          "               --height 96 --width 96 --num-video-frames 9 --video-save-path butterfly.mp4\n"
@@ -175,7 +181,7 @@ int dispatch(std::vector<std::string> args) {
       return 0;
     }
     fmt::print(stderr, "{}\n", overview());
-    return fail("", ExitCode::kConfig, "subcommand: got none, want one of prepare, train, generate");
+    return fail("", ExitCode::kConfig, "subcommand: got none, want one of prepare, train, generate, inspect");
   }
   std::vector<std::string> names;
   std::string list;

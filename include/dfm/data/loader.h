@@ -36,7 +36,7 @@ struct LoaderOptions {
 struct LoadedSample {
   std::int64_t position = 0;  // in the endless stream: n of everything random
   std::size_t index = 0;      // in Dataset::entries()
-  Sample sample;              // with a problem: bad, and in no row
+  Sample sample;              // with a problem: bad, and in no row. Its latent is normalised (data::LatentScale)
 };
 
 struct LoadedStep {

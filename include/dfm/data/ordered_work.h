@@ -43,11 +43,13 @@ class OrderedWork {
     changed_.notify_all();
   }
 
-  // The result of the next number in order, or the exception that its work threw; nothing after the last.
+  // The result of the next number in order, or the exception that its work threw; nothing after the last, or after the
+  // last that was taken when stop() was called.
   std::optional<Result> next() {
     std::unique_lock lock(mutex_);
     if (next_given_ >= end_) return std::nullopt;
-    changed_.wait(lock, [&] { return results_.contains(next_given_); });
+    changed_.wait(lock, [&] { return results_.contains(next_given_) || (stopped_ && next_given_ >= next_taken_); });
+    if (!results_.contains(next_given_)) return std::nullopt;
     auto node = results_.extract(next_given_);
     ++next_given_;
     changed_.notify_all();

@@ -33,8 +33,10 @@ std::vector<Row> pack_rows(const std::vector<std::int64_t>& token_lengths, const
 
 // Deals items to ranks so that the sums of their costs are balanced: from the dearest to the cheapest (equal ones by
 // number), each to the rank that has least so far (equal ones: the lowest). No rank gets more than 4/3 of what the best
-// dealing gives the busiest one. The numbers of each rank's items, ascending; a rank may have none.
-std::vector<std::vector<std::int64_t>> deal_by_cost(const std::vector<double>& costs, std::int64_t num_ranks);
+// dealing gives the busiest one. The numbers of each rank's items, ascending; a rank may have none. `costs_before`:
+// what each rank has to do anyway; empty: nothing.
+std::vector<std::vector<std::int64_t>> deal_by_cost(const std::vector<double>& costs, std::int64_t num_ranks,
+                                                    const std::vector<double>& costs_before = {});
 
 // The whole step over `num_ranks` data ranks: samples are dealt by cost (per_token x tokens + per_pair x tokens^2),
 // then packed into rows rank by rank. On one rank the rows are those of pack_rows. Members are positions relative to

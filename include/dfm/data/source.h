@@ -1,8 +1,11 @@
 #pragma once
-// Where `dfm prepare` gets pictures, clips and captions from: a folder of media, or drawn butterflies.
+// Where `dfm prepare` gets pictures, clips and captions from: Hugging Face data sets and parquet files, folders of
+// media (captions beside the files, or in metadata.jsonl / .csv), webdatasets of raw media, WebVid-style csv files, or
+// drawn butterflies. docs/data.md.
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,7 +21,7 @@ struct LoadLimits {
 };
 
 struct SourceItem {
-  std::string name;                    // path relative to the folder, or id; unique, what items are sorted by
+  std::string name;                    // path relative to the folder, `table.parquet:00000012`, `shard.tar:key`; unique
   std::optional<std::string> caption;  // trimmed; nothing when missing or blank
   bool is_clip = false;
 };
@@ -47,9 +50,23 @@ class Source {
   [[nodiscard]] virtual std::string default_encoder() const = 0;
 };
 
-// `input` is a folder, or `synthetic:butterflies[:COUNT]` drawn from `seed`. A folder that is missing or holds nothing
-// to read is a DataError; an unknown synthetic name a ConfigError.
-std::unique_ptr<Source> open_source(const std::string& input, std::uint64_t seed);
+struct SourceOptions {
+  // Tried in this order: `synthetic:butterflies[:COUNT]`; a path that exists (folder, .parquet, .csv, .tar); a hub data
+  // set's id (huggan/smithsonian_butterflies_subset).
+  std::string input;
+  std::uint64_t seed = 1234;        // of synthetic data
+  std::string image_column;         // of tables; empty: the one there is (DFM's choice for its data set)
+  std::string caption_column;       // likewise
+  std::filesystem::path hub_cache;  // replaces the hub's cache folder; empty: the usual one
+};
+
+// Nothing to read, missing columns (the message lists what there is) and broken files are a DataError, an unknown
+// synthetic name a ConfigError.
+std::unique_ptr<Source> open_source(const SourceOptions& options);
+
+// Downloads what open_source() will open, if it is a hub data set and not there yet. Before ranks have met: it may take
+// longer than their patience.
+void fetch_source(const SourceOptions& options);
 
 // Height and width that `limits` give a picture: the short side becomes short_side, then both are rounded down to
 // multiples of side_multiple. One resize goes straight there; the shape changes by less than a multiple.

@@ -4,20 +4,26 @@
 // docs/formats.md, "Pictures and clips", says how colours, sizes and times are treated.
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 
 namespace dfm::formats {
 
 // PNG (grey, palette, alpha, 16 bit) and JPEG (grey, YCbCr). What is transparent is laid on white.
 at::Tensor read_image(const std::filesystem::path& path);
+// The same of bytes in memory; `name` is for messages.
+at::Tensor read_image(std::span<const std::byte> bytes, const std::string& name);
 struct ImageSize {
   std::int64_t height = 0, width = 0;
 };
 // Height and width as the header of a PNG or JPEG says, before any rotation; nothing else of the file is read.
 ImageSize read_image_size(const std::filesystem::path& path);
+ImageSize read_image_size(std::span<const std::byte> bytes, const std::string& name);
 // Lossless RGB; written beside, then renamed. The same pixels give the same file.
 void write_png(const std::filesystem::path& path, const at::Tensor& rgb_HW3);
 
@@ -29,6 +35,8 @@ at::Tensor resize_rgb(const at::Tensor& rgb_HW3, std::int64_t height, std::int64
 class VideoReader {
  public:
   explicit VideoReader(const std::filesystem::path& path);
+  // Of a file in memory, which the reader keeps; `name` is for messages.
+  VideoReader(std::shared_ptr<const std::string> bytes, const std::string& name);
   ~VideoReader();
   VideoReader(VideoReader&&) noexcept;
   VideoReader& operator=(VideoReader&&) noexcept;
@@ -61,5 +69,20 @@ struct Mp4Options {
 // H.264, yuv420p (BT.709, limited range), faststart. Even height and width. Written beside, then renamed. The same
 // frames give the same file.
 void write_mp4(const std::filesystem::path& path, const at::Tensor& rgb_THW3, const Mp4Options& options);
+
+// The same, frames as they come: memory does not grow with the clip. Nothing has the final name before close().
+class Mp4Writer {
+ public:
+  Mp4Writer(std::filesystem::path path, std::int64_t height, std::int64_t width, const Mp4Options& options);
+  ~Mp4Writer();  // without close(): what was written is removed
+  Mp4Writer(const Mp4Writer&) = delete;
+  Mp4Writer& operator=(const Mp4Writer&) = delete;
+  void add(const at::Tensor& rgb_THW3);
+  void close();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace dfm::formats

@@ -18,14 +18,17 @@ struct ZipEntry {
   std::string name;
   std::uint64_t header_offset = 0, data_offset = 0, size = 0;
   std::uint32_t crc32 = 0;
+  bool is_compressed = false;  // then `size` is that of the compressed data
 };
 
 // Reads `bytes.size()` bytes at an offset; throws when the file is shorter.
 using ReadAt = std::function<void(std::uint64_t offset, std::span<std::byte> bytes)>;
 
 // The entries in directory order. DataError that names file and entry: no zip, cut, entries that are compressed,
-// encrypted, overlapping, out of range or named twice, a local header that contradicts the directory.
-std::vector<ZipEntry> read_zip_directory(const ReadAt& read_at, std::uint64_t file_size, const std::string& name);
+// encrypted, overlapping, out of range or named twice, a local header that contradicts the directory. Compressed ones
+// can be allowed: TorchScript archives compress their code, which nothing here reads.
+std::vector<ZipEntry> read_zip_directory(const ReadAt& read_at, std::uint64_t file_size, const std::string& name,
+                                         bool allow_compressed = false);
 ReadAt read_from(std::span<const std::byte> bytes, const std::string& name);
 
 struct ZipPlan {

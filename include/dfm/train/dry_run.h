@@ -33,7 +33,8 @@ struct DryRun {
 // the world does not allow.
 DryRun dry_run(const TrainConfig& config, int world_size, bool bf16, const std::vector<std::int64_t>& token_lengths);
 
-// Token lengths of the first step of dataset.path; the model gets the data set's widths. Empty without a data set.
+// Token lengths of the first step of dataset.path or blend; the model gets the data set's widths. Empty without a data
+// set.
 std::vector<std::int64_t> follow_dataset_for_dry_run(TrainConfig& config);
 
 }  // namespace dfm::train

@@ -156,7 +156,8 @@ at::Tensor DctTokenizer::encode(const at::Tensor& pixels_CTHW) const {
   const std::int64_t h = sizes[2] / kSide, w = sizes[3] / kSide, num_groups = (sizes[1] - 1) / kGroup;
   const at::Tensor latent = at::empty({kDctChannels, 1 + num_groups, h, w}, picture_encode_.options());
   const auto part = [&](std::int64_t first, std::int64_t frames) {
-    return pixels_CTHW.narrow(1, first, frames).to(device_, at::kFloat);
+    const at::Tensor pixels = pixels_CTHW.narrow(1, first, frames).to(device_);
+    return pixels.scalar_type() == at::kByte ? pixels.to(at::kFloat).div_(127.5).sub_(1) : pixels.to(at::kFloat);
   };
   latent.narrow(1, 0, 1).copy_(encode_blocks(part(0, 1), picture_encode_, 1));
   const std::int64_t step = std::max<std::int64_t>(1, kBlocksAtOnce / (h * w));

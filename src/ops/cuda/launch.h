@@ -20,6 +20,12 @@ void norm_modulate_backward(CudaType type, const CudaRow& row, const void* grad_
 void gate_residual(CudaType type, const CudaRow& row, const void* x, const void* gate, const void* branch, void* out);
 void gate_residual_backward(CudaType type, const CudaRow& row, const void* grad_out, const void* gate,
                             const void* branch, void* grad_branch, float* grad_gate, float* partial);
+void frame_moments(CudaType type, const CudaFrames& frames, const void* x, const float* bias, float* mean, float* rstd,
+                   double* partial, double eps);
+void frame_normalise(CudaType type, const CudaFrames& frames, const void* x, const float* bias, const float* mean,
+                     const float* rstd, const float* weight, const float* shift, bool silu, void* out);
+void frame_add(CudaType type, const CudaFrames& frames, void* target, const void* y, std::int64_t y_stride,
+               const float* bias);
 
 inline cudaStream_t stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
 

@@ -9,6 +9,9 @@ extern "C" __attribute__((visibility("default"))) const dfm::ops::CudaKernels* d
                                            cuda::norm_modulate,
                                            cuda::norm_modulate_backward,
                                            cuda::gate_residual,
-                                           cuda::gate_residual_backward};
+                                           cuda::gate_residual_backward,
+                                           cuda::frame_moments,
+                                           cuda::frame_normalise,
+                                           cuda::frame_add};
   return &table;
 }
