@@ -10,6 +10,8 @@
 #include <set>
 
 #include "dfm/base/error.h"
+#include "dfm/base/file.h"
+#include "dfm/base/log.h"
 
 namespace dfm::data {
 namespace {
@@ -34,11 +36,18 @@ constexpr std::array<std::string_view, 2> kTrain{"train", "training"};
 constexpr std::array<std::string_view, 8> kOthers{"test",       "testing", "val",  "valid",
                                                   "validation", "dev",     "eval", "evaluation"};
 
-void keep_train_split(std::vector<std::string>& names) {
-  const bool has_train =
-      std::any_of(names.begin(), names.end(), [](const auto& name) { return has_word(name, kTrain); });
-  std::erase_if(names,
-                [&](const std::string& name) { return has_train ? !has_word(name, kTrain) : has_word(name, kOthers); });
+// Tables and tars are named by their split, or lie in a folder of it. A picture's own name tells what it shows:
+// toy-train.png, dev-board.png.
+enum class SplitIn { kPath, kFolder };
+
+// How many were left out.
+std::size_t keep_train_split(std::vector<std::string>& names, SplitIn where) {
+  const auto has = [&](const std::string& name, const auto& words) {
+    return has_word(where == SplitIn::kPath ? name : fs::path(name).parent_path().generic_string(), words);
+  };
+  const bool has_train = std::any_of(names.begin(), names.end(), [&](const auto& name) { return has(name, kTrain); });
+  return std::erase_if(names,
+                       [&](const std::string& name) { return has_train ? !has(name, kTrain) : has(name, kOthers); });
 }
 
 // Names `x-00001-of-00003.parquet` say how many there are: a cache that holds some of them must not pass for the whole.
@@ -65,21 +74,89 @@ void check_shards(const std::string& repo, const std::vector<std::string>& names
   }
 }
 
+// Whether all files of a commit came is kept beside the cache's own folders, in <repository>/.dfm/<commit>: `started`
+// or `whole`. Clients in Python pass over what they do not know there. A commit without this file was downloaded by
+// another client: it is taken for whole unless a download that was broken off lies among the blobs.
+class DownloadState {
+ public:
+  // `snapshot`: <repository>/snapshots/<commit>
+  explicit DownloadState(const fs::path& snapshot)
+      : repository_(snapshot.parent_path().parent_path()), file_(repository_ / ".dfm" / snapshot.filename()) {}
+
+  void start() const {
+    std::error_code ignored;
+    if (!fs::exists(file_, ignored)) write("started");  // what was whole stays so
+  }
+  void finish() const { write(kWhole); }
+
+  [[nodiscard]] bool is_whole() const {
+    std::error_code error;
+    if (fs::exists(file_, error)) return read_text_file(file_) == kWhole;
+    for (fs::directory_iterator it(repository_ / "blobs", error), end; !error && it != end; it.increment(error)) {
+      if (it->path().extension() == ".incomplete") return false;
+    }
+    return true;
+  }
+
+ private:
+  void write(std::string_view text) const {
+    try {
+      if (std::error_code ignored; fs::exists(file_, ignored) && read_text_file(file_) == text) return;
+      fs::create_directories(file_.parent_path());
+      write_file_atomically(file_, text);
+    } catch (const std::exception& error) {  // a cache that cannot be written, with all files in it, will do
+      log::debug("data", "{}", error.what());
+    }
+  }
+
+  static constexpr std::string_view kWhole = "whole";
+  fs::path repository_, file_;
+};
+
+// Captions come before their pictures: a download that stops leaves no picture without the one it has.
+std::vector<std::string> in_order(const FolderListing& files, const std::vector<std::string>& names) {
+  std::vector<std::string> wanted;
+  for (const auto* list : {&files.parquet, &files.tars, &files.csv, &files.metadata}) {
+    wanted.insert(wanted.end(), list->begin(), list->end());
+  }
+  const std::set<std::string> there(names.begin(), names.end());
+  for (const std::string& media : files.media) {
+    const std::string caption = fs::path(media).replace_extension(".txt").generic_string();
+    if (there.contains(caption)) wanted.push_back(caption);
+    wanted.push_back(media);
+  }
+  return wanted;
+}
+
+// Names that say how many files there are were counted by select_hub_files.
+bool is_counted(const FolderListing& files) {
+  const auto has_count = [](const std::string& name) { return name.find("-of-") != std::string::npos; };
+  return !files.parquet.empty() && std::all_of(files.parquet.begin(), files.parquet.end(), has_count);
+}
+
 }  // namespace
 
 FolderListing select_hub_files(const std::string& repo, const std::vector<std::string>& names) {
   FolderListing all = sort_names(names), chosen;
-  for (auto* list : {&all.parquet, &all.tars, &all.media, &all.csv}) keep_train_split(*list);
+  const std::size_t other_parquet = keep_train_split(all.parquet, SplitIn::kPath);
+  const std::size_t other_tars = keep_train_split(all.tars, SplitIn::kPath);
+  const std::size_t other_csv = keep_train_split(all.csv, SplitIn::kPath);
+  const std::size_t other_media = keep_train_split(all.media, SplitIn::kFolder);
+  std::size_t num_left_out = 0;  // of the kind that is chosen
   std::erase_if(all.metadata, [](const std::string& name) { return has_word(name, kOthers); });
   if (!all.parquet.empty()) {
     chosen.parquet = all.parquet;
+    num_left_out = other_parquet;
   } else if (!all.tars.empty()) {
     chosen.tars = all.tars;
+    num_left_out = other_tars;
   } else if (!all.media.empty()) {
     chosen.media = all.media;
     chosen.metadata = all.metadata;
+    num_left_out = other_media;
   } else if (!all.csv.empty()) {
     chosen.csv = all.csv;
+    num_left_out = other_csv;
   } else {
     constexpr std::size_t kMostShown = 8;
     const std::size_t shown = std::min(names.size(), kMostShown);
@@ -90,6 +167,7 @@ FolderListing select_hub_files(const std::string& repo, const std::vector<std::s
         repo, fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
         names.size() > shown ? ", ..." : "");
   }
+  if (num_left_out > 0) log::info("data", "{}: {} files of other splits than train are left out", repo, num_left_out);
   check_shards(repo, chosen.parquet);
   check_shards(repo, chosen.tars);
   check_shards(repo, chosen.csv);
@@ -99,26 +177,26 @@ FolderListing select_hub_files(const std::string& repo, const std::vector<std::s
 HubFiles fetch_hub_files(const formats::Hub& hub, const std::string& id) {
   formats::HubRepo repo{.kind = formats::HubRepo::Kind::kDataset, .id = id};
   const std::vector<std::string> names = hub.list(repo);
+  const bool is_cached_list = hub.answers_from_cache();  // which holds what came so far
   HubFiles result;
   result.listing = select_hub_files(id, names);
-  const FolderListing& files = result.listing;
-  std::vector<std::string> wanted;
-  for (const auto* list : {&files.parquet, &files.tars, &files.csv, &files.metadata, &files.media}) {
-    wanted.insert(wanted.end(), list->begin(), list->end());
-  }
-  const std::set<std::string> there(names.begin(), names.end());
-  for (const std::string& media : files.media) {
-    const std::string caption = fs::path(media).replace_extension(".txt").generic_string();
-    if (there.contains(caption)) wanted.push_back(caption);
-  }
-  for (const std::string& name : wanted) {
+  for (const std::string& name : in_order(result.listing, names)) {
     fs::path folder = hub.fetch(repo, name);
-    for (auto depth = std::count(name.begin(), name.end(), '/'); depth >= 0; --depth) folder = folder.parent_path();
     if (!result.folder.empty()) continue;
+    for (auto depth = std::count(name.begin(), name.end(), '/'); depth >= 0; --depth) folder = folder.parent_path();
     result.folder = folder;
     // All files of one commit, although somebody may push another one meanwhile.
     repo.revision = folder.filename().string();
+    if (!is_cached_list) {
+      DownloadState(folder).start();
+    } else if (!is_counted(result.listing) && !DownloadState(folder).is_whole()) {
+      throw DataError(
+          "hub dataset {}: got a download that was not finished, want it whole (in {}); hint: run once with a network, "
+          "without HF_HUB_OFFLINE",
+          id, folder.string());
+    }
   }
+  if (!is_cached_list) DownloadState(result.folder).finish();
   return result;
 }
 

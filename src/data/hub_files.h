@@ -14,7 +14,8 @@ namespace dfm::data {
 // (train-00001-of-00003.parquet), are a DataError.
 FolderListing select_hub_files(const std::string& repo, const std::vector<std::string>& names);
 
-// The same, downloaded, and the folder they lie in.
+// The same, downloaded, and the folder they lie in. Where the hub cannot be asked: what the cache has, but a download
+// that was not finished is a DataError.
 struct HubFiles {
   FolderListing listing;
   std::filesystem::path folder;

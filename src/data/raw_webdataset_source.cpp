@@ -85,6 +85,14 @@ RawWebdatasetSource::RawWebdatasetSource(std::string name, std::vector<NamedFile
     throw DataError("{}: got no sample with {}, want .jpg, .png or .mp4 (parts: {}); hint: --image-column PART", name_,
                     image_part_.empty() ? "a picture or clip" : "." + image_part_, fmt::join(parts_seen_, ", "));
   }
+  // A sample with .json is asked for the field, and its error lists the fields there are.
+  const bool has_caption = std::any_of(samples_.begin(), samples_.end(), [](const Sample& sample) {
+    return sample.text.offset != 0 || sample.json.offset != 0;
+  });
+  if (!caption_part_.empty() && !has_caption) {
+    throw DataError("{}: got no sample with .{} or .json, want captions there (parts: {}); hint: --caption-column PART",
+                    name_, caption_part_, fmt::join(parts_seen_, ", "));
+  }
   num_clips_ = static_cast<std::size_t>(std::count_if(
       samples_.begin(), samples_.end(), [](const Sample& sample) { return sample.kind == MediaKind::kClip; }));
 }

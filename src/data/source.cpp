@@ -57,7 +57,7 @@ formats::HubSettings network_of(const SourceOptions& options) {
 
 // Pictures and clips win over tables and tars that lie among them.
 std::unique_ptr<Source> open_listing(const std::string& name, const fs::path& folder, FolderListing listing,
-                                     const SourceOptions& options) {
+                                     const SourceOptions& options, bool is_foreign) {
   const bool has_media = !listing.media.empty();
   if (has_media && listing.parquet.size() + listing.tars.size() > 0) {
     log::warning("data", "{}: got {} tars and parquet files beside pictures or clips, which alone are read", name,
@@ -66,14 +66,15 @@ std::unique_ptr<Source> open_listing(const std::string& name, const fs::path& fo
   if (!has_media && !listing.parquet.empty()) {
     const std::string table = fmt::format("{} ({})", name, count_of(listing.parquet, "parquet"));
     return make_table_source(open_parquet_table(table, in_folder(folder, listing.parquet)), options,
-                             network_of(options));
+                             network_of(options), is_foreign);
   }
   if (!has_media && !listing.tars.empty()) {
     return open_raw_webdataset(name, in_folder(folder, listing.tars), options);
   }
   if (!has_media && !listing.csv.empty()) {
     const std::string table = fmt::format("{} ({})", name, count_of(listing.csv, "csv"));
-    return make_table_source(open_csv_table(table, in_folder(folder, listing.csv)), options, network_of(options));
+    return make_table_source(open_csv_table(table, in_folder(folder, listing.csv)), options, network_of(options),
+                             is_foreign);
   }
   if (!has_media && !listing.compressed_tars.empty()) {
     throw DataError("{}: got a compressed tar, want plain ones, which can be read from any place; hint: gunzip it",
@@ -86,10 +87,10 @@ std::unique_ptr<Source> open_file(const fs::path& path, const SourceOptions& opt
   const std::string extension = path.extension().string();
   const std::vector<NamedFile> files{{path.filename().string(), path}};
   if (extension == ".parquet") {
-    return make_table_source(open_parquet_table(path.string(), files), options, network_of(options));
+    return make_table_source(open_parquet_table(path.string(), files), options, network_of(options), false);
   }
   if (extension == ".csv") {
-    return make_table_source(open_csv_table(path.string(), files), options, network_of(options));
+    return make_table_source(open_csv_table(path.string(), files), options, network_of(options), false);
   }
   if (extension == ".tar") return open_raw_webdataset(path.string(), files, options);
   throw DataError("{}: got a file, want a folder of pictures and clips, or a file that ends in .parquet, .csv or .tar",
@@ -124,7 +125,7 @@ std::unique_ptr<Source> open_source(const SourceOptions& options) {
   if (input.starts_with(kSyntheticPrefix)) return open_synthetic(input, options.seed);
   if (is_hub_input(input)) {
     HubFiles files = fetch_files(options);
-    return open_listing(input, files.folder, std::move(files.listing), with_columns_of_dfm(options));
+    return open_listing(input, files.folder, std::move(files.listing), with_columns_of_dfm(options), true);
   }
   if (!fs::exists(input)) {
     throw DataError(
@@ -133,7 +134,7 @@ std::unique_ptr<Source> open_source(const SourceOptions& options) {
         input);
   }
   if (!fs::is_directory(input)) return open_file(input, options);
-  return open_listing(input, input, list_folder(input), options);
+  return open_listing(input, input, list_folder(input), options, false);
 }
 
 void fetch_source(const SourceOptions& options) {

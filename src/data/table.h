@@ -57,7 +57,9 @@ std::string choose_caption(const std::string& table, const std::vector<std::stri
 std::string joined_names(const std::vector<std::string>& names);
 std::string joined_names(const std::vector<Table::Column>& columns);
 
+// With `is_foreign`, a table that somebody else wrote and that was downloaded, places outside its own folder are
+// refused: they would take this machine's files into the data set.
 std::unique_ptr<Source> make_table_source(std::unique_ptr<Table> table, const SourceOptions& options,
-                                          const formats::HubSettings& network);
+                                          const formats::HubSettings& network, bool is_foreign);
 
 }  // namespace dfm::data

@@ -9,11 +9,17 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxDownloadBytes = std::uint64_t{1} << 30;
 
+bool is_below(const std::string& place) {
+  const fs::path normal = fs::path(place).lexically_normal();
+  return !normal.has_root_path() && !normal.empty() && *normal.begin() != "..";
+}
+
 bool is_url(const std::string& place) { return place.starts_with("http://") || place.starts_with("https://"); }
 
 class TableSource : public Source {
  public:
-  TableSource(std::unique_ptr<Table> table, const SourceOptions& options, formats::HubSettings network);
+  TableSource(std::unique_ptr<Table> table, const SourceOptions& options, formats::HubSettings network,
+              bool is_foreign);
   [[nodiscard]] std::size_t size() const override { return table_->num_rows(); }
   [[nodiscard]] std::string name(std::size_t index) const override { return table_->row_name(index); }
   [[nodiscard]] SourceItem item(std::size_t index) const override;
@@ -37,14 +43,17 @@ class TableSource : public Source {
 
   std::unique_ptr<Table> table_;
   formats::HubSettings network_;
+  bool is_foreign_;  // places must lie below the table's folder
   TableColumns columns_;
   bool holds_places_ = false;  // the image column: text, no bytes
   bool is_clip_ = false;       // what the first row is
 };
 
-TableSource::TableSource(std::unique_ptr<Table> table, const SourceOptions& options, formats::HubSettings network)
+TableSource::TableSource(std::unique_ptr<Table> table, const SourceOptions& options, formats::HubSettings network,
+                         bool is_foreign)
     : table_(std::move(table)),
       network_(std::move(network)),
+      is_foreign_(is_foreign),
       columns_(choose_columns(table_->name(), table_->columns(), options.image_column, options.caption_column)) {
   for (const Table::Column& column : table_->columns()) {
     holds_places_ = holds_places_ || (column.name == columns_.image && column.kind == Table::Column::Kind::kText);
@@ -99,7 +108,8 @@ TableSource::Found TableSource::find(std::size_t row) const {
   }
   const std::string place = holds_places_ ? cell.bytes.value_or("") : cell.path;
   if (is_url(place)) return {{}, place};
-  if (!place.empty()) {
+  const bool may_be_read = !is_foreign_ || is_below(place);
+  if (!place.empty() && may_be_read) {
     if (const std::optional<fs::path> file = find_file(row, place)) return {media_file(*file), ""};
   }
   if (!columns_.fallback.empty()) {
@@ -109,6 +119,10 @@ TableSource::Found TableSource::find(std::size_t row) const {
   if (place.empty()) {
     throw DataError("{}: got nothing in column {}, want a picture or the place of one", table_->row_name(row),
                     columns_.image);
+  }
+  if (!may_be_read) {
+    throw DataError("{}: got {} in column {}, want a place inside the downloaded data set", table_->row_name(row),
+                    place, columns_.image);
   }
   throw DataError("{}: got no file {}, want the one that column {} names", table_->row_name(row),
                   (table_->folder(row) / place).string(), columns_.image);
@@ -136,8 +150,8 @@ SourceMedia TableSource::load(std::size_t index, const LoadLimits& limits) const
 }  // namespace
 
 std::unique_ptr<Source> make_table_source(std::unique_ptr<Table> table, const SourceOptions& options,
-                                          const formats::HubSettings& network) {
-  return std::make_unique<TableSource>(std::move(table), options, network);
+                                          const formats::HubSettings& network, bool is_foreign) {
+  return std::make_unique<TableSource>(std::move(table), options, network, is_foreign);
 }
 
 }  // namespace dfm::data

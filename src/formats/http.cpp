@@ -198,8 +198,9 @@ HttpResponse http_request(const HttpRequest& request) {
   curl_easy_setopt(handle, CURLOPT_XFERINFODATA, &transfer);
   use_own_certificates(handle);
   const CURLcode code = curl_easy_perform(handle);
+  if (!transfer.thrown) finish(transfer, code, message.data());
+  curl_easy_reset(handle);  // it outlives what it points to; connections stay
   if (transfer.thrown) std::rethrow_exception(transfer.thrown);
-  finish(transfer, code, message.data());
   return std::move(transfer.response);
 }
 

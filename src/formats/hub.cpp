@@ -68,15 +68,16 @@ class Lookup {
         default:
           break;
       }
-      if (classify(response) == HubAnswer::kUnreachable) is_unreachable_ = true;
       if (const auto cached = in_cache()) {
+        if (classify(response) == HubAnswer::kUnreachable) is_unreachable_ = true;
         if (response.failure != kAsBefore)
           log::warning("hub", "{}: got {} from {}; taking what the cache has", what_, response.text(),
                        settings_.endpoint);
         return cached;
       }
       if (tries.again(response)) continue;
-      if (classify(response) == HubAnswer::kUnreachable && has_snapshot()) return without_hub();
+      // One lost answer does not make a file absent: only what the hub said before counts.
+      if (classify(response) == HubAnswer::kUnreachable && is_known_absent()) return std::nullopt;
       throw_hub_error(settings_, repo_, what_, response, tries.num_failed());
     }
   }
@@ -102,13 +103,14 @@ class Lookup {
       const HubAnswer answer = classify(response);
       if (answer == HubAnswer::kFile && response.status == 200) return read_list(body);
       if (answer == HubAnswer::kNoRevision) throw_hub_error(settings_, repo_, what_, response, 1);
+      if (tries.again(response)) continue;
       if (has_snapshot()) {
-        if (answer == HubAnswer::kUnreachable) is_unreachable_ = true;
+        is_unreachable_ = true;
         log::warning("hub", "{}: got {} from {}; taking what the cache has", what_, response.text(),
                      settings_.endpoint);
         return cache_.files(*cache_.commit_of(repo_.revision));
       }
-      if (!tries.again(response)) throw_hub_error(settings_, repo_, what_, response, tries.num_failed());
+      throw_hub_error(settings_, repo_, what_, response, tries.num_failed());
     }
   }
 
@@ -130,6 +132,11 @@ class Lookup {
     return commit && !cache_.files(*commit).empty();
   }
 
+  [[nodiscard]] bool is_known_absent() const {
+    const auto commit = cache_.commit_of(repo_.revision);
+    return commit && cache_.knows_absent(*commit, file_);
+  }
+
   [[noreturn]] void throw_offline() const {
     throw DataError(
         "{}: got nothing in the cache in {} while HF_HUB_OFFLINE is set, want it there; hint: run once with "
@@ -140,16 +147,17 @@ class Lookup {
   // Nothing: the snapshot has no such file. Whether the repository has it cannot be known.
   std::optional<fs::path> without_hub() {
     if (auto cached = in_cache()) return cached;
-    const auto commit = cache_.commit_of(repo_.revision);
-    if (has_snapshot() || (commit && cache_.knows_absent(*commit, file_))) return std::nullopt;
-    throw_offline();
+    if (is_known_absent()) return std::nullopt;
+    if (!has_snapshot()) throw_offline();
+    log::debug("hub", "{}: not in the cache; offline, so taken for absent", what_);
+    return std::nullopt;
   }
 
   // Redirects to the hub itself (a renamed repository) are followed; another host's are the answer: where the bytes
   // are.
   HttpResponse ask_for_metadata() {
     HttpResponse response;
-    if (is_unreachable_ && (in_cache() || has_snapshot())) {
+    if (is_unreachable_ && (in_cache() || is_known_absent())) {
       response.failure = kAsBefore;
       response.is_final = true;
       return response;
@@ -163,10 +171,11 @@ class Lookup {
     constexpr int kMaxRedirects = 10;
     for (int i = 0; i < kMaxRedirects; ++i) {
       response = http_request(request);
-      const std::string location = response.header("location");
-      const bool is_relative = location.find("://") >= location.find_first_of("/?#") && !location.starts_with("//");
-      if (!response.failure.empty() || !response.is_redirect() || !is_relative) return response;
-      request.url = http_resolve(request.url, location);
+      if (!response.failure.empty() || !response.is_redirect()) return response;
+      // Told by what curl makes of it, not by how it is written: the token goes along.
+      std::string next = http_resolve(request.url, response.header("location"));
+      if (http_origin(next) != http_origin(settings_.endpoint)) return response;
+      request.url = std::move(next);
     }
     response.failure = "redirects without an end";
     response.is_final = true;

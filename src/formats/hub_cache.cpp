@@ -146,7 +146,7 @@ void HubCache::place(const std::string& etag, const std::string& commit, const s
   const fs::path from = blob(etag), to = pointer(commit, file);
   make_folders(to.parent_path());
   std::error_code error;
-  if (fs::is_symlink(to, error)) fs::remove(to, error);  // to a blob that is gone, or another's
+  fs::remove(to, error);  // a link to a blob that is gone, or another's, or a file that was found not whole
   if (use_symlinks_) {
     fs::create_symlink(from.lexically_relative(to.parent_path()), to, error);
     if (!error || (error == std::errc::file_exists && is_there(to))) return;

@@ -273,6 +273,20 @@ TEST(RawWebdataset, ReadsPicturesAndClipsFromTars) {
   EXPECT_TRUE(contains(error_of(ExitCode::kData, [&] { open(folder / "tars", "", "webm"); }), "json, mp4, png, txt"));
 }
 
+TEST(RawWebdataset, NamesTheCaptionPartThatNoSampleHas) {
+  const MediaFolder folder;
+  write_picture(folder / "p.png", 32, 32);
+  {
+    formats::TarWriter writer(folder / "x.tar");
+    writer.add("000.png", as_bytes(read_text_file(folder / "p.png")));
+    writer.add("000.txt", as_bytes("a caption"));
+    writer.close();
+  }
+  EXPECT_EQ(open(folder / "x.tar", "TXT")->item(0).caption, "a caption");
+  const std::string message = error_of(ExitCode::kData, [&] { open(folder / "x.tar", "tx"); });
+  EXPECT_TRUE(contains(message, ".tx or .json") && contains(message, "parts: png, txt")) << message;
+}
+
 TEST(RawWebdataset, RefusesLatents) {
   const MediaFolder folder;
   {
@@ -302,6 +316,8 @@ TEST(HubFiles, AreThoseOfTheTrainSplit) {
       "org/set", {"metadata.jsonl", "train/a.png", "train/metadata.csv", "test/b.png", "test/metadata.csv"});
   EXPECT_EQ(folder.media, (Names{"train/a.png"}));
   EXPECT_EQ(folder.metadata, (Names{"metadata.jsonl", "train/metadata.csv"}));
+  const Names pictures{"cat.png", "dev-board.png", "test_1.png", "toy-train.png"};  // named by what they show
+  EXPECT_EQ(select_hub_files("org/set", pictures).media, pictures);
   const auto message_of = [](const Names& names) {
     return error_of(ExitCode::kData, [&] { select_hub_files("org/set", names); });
   };
@@ -310,20 +326,36 @@ TEST(HubFiles, AreThoseOfTheTrainSplit) {
       contains(message_of({"data/train-00000-of-00003.parquet", "data/train-00002-of-00003.parquet"}), "got 2 of 3"));
 }
 
+// A data set in a cache, as clients in Python leave it.
+class CachedSet {
+ public:
+  CachedSet() {
+    write_bytes(repository() / "refs/main", kCommit);
+    std::filesystem::create_directories(repository() / "blobs");
+    options_.input = "org/pictures";
+    options_.hub_cache = folder_.path();
+  }
+  [[nodiscard]] std::filesystem::path repository() const { return folder_ / "datasets--org--pictures"; }
+  [[nodiscard]] std::filesystem::path snapshot() const { return repository() / "snapshots" / kCommit; }
+  [[nodiscard]] std::filesystem::path state() const { return repository() / ".dfm" / kCommit; }
+  [[nodiscard]] std::filesystem::path operator/(const std::string& name) const { return folder_ / name; }
+  [[nodiscard]] const SourceOptions& options() const { return options_; }
+
+ private:
+  static constexpr const char* kCommit = "0123456789abcdef0123456789abcdef01234567";
+  MediaFolder folder_;
+  SourceOptions options_;
+  Variable offline_{"HF_HUB_OFFLINE", "1"};
+};
+
 TEST(HubSource, ReadsTheCacheOffline) {
-  const MediaFolder folder;
-  const Variable offline("HF_HUB_OFFLINE", "1");
-  const std::string commit = "0123456789abcdef0123456789abcdef01234567";
-  const auto repo = folder / "datasets--org--pictures";
-  write_bytes(repo / "refs/main", commit);
-  write_picture(repo / "blobs/1", 32, 32);
-  write_bytes(repo / "blobs/2", R"({"file_name": "a.png", "text": "from the hub"})");
-  std::filesystem::create_directories(repo / "snapshots" / commit / "train");
-  std::filesystem::create_symlink("../../../blobs/1", repo / "snapshots" / commit / "train/a.png");
-  std::filesystem::create_symlink("../../../blobs/2", repo / "snapshots" / commit / "train/metadata.jsonl");
-  SourceOptions options;
-  options.input = "org/pictures";
-  options.hub_cache = folder.path();
+  const CachedSet set;
+  write_picture(set.repository() / "blobs/1", 32, 32);
+  write_bytes(set.repository() / "blobs/2", R"({"file_name": "a.png", "text": "from the hub"})");
+  std::filesystem::create_directories(set.snapshot() / "train");
+  std::filesystem::create_symlink("../../../blobs/1", set.snapshot() / "train/a.png");
+  std::filesystem::create_symlink("../../../blobs/2", set.snapshot() / "train/metadata.jsonl");
+  SourceOptions options = set.options();
   fetch_source(options);
   const auto source = open_source(options);
   ASSERT_EQ(source->size(), 1U);
@@ -331,6 +363,38 @@ TEST(HubSource, ReadsTheCacheOffline) {
   EXPECT_TRUE(pixels_of(*source, 0)[0].equal(smooth_picture(32, 32)));
   options.input = "org/missing";
   EXPECT_TRUE(contains(error_of(ExitCode::kData, [&] { fetch_source(options); }), "org/missing"));
+}
+
+TEST(HubSource, RefusesADownloadThatWasNotFinished) {
+  const CachedSet set;
+  write_picture(set.snapshot() / "a.png", 32, 32);
+  fetch_source(set.options());
+  EXPECT_FALSE(std::filesystem::exists(set.state()));  // nothing is known about it now, either
+  write_bytes(set.repository() / "blobs/2.incomplete", "half");
+  EXPECT_TRUE(contains(error_of(ExitCode::kData, [&] { fetch_source(set.options()); }), "not finished"));
+  write_bytes(set.state(), "whole");  // what is left of another commit
+  fetch_source(set.options());
+  std::filesystem::remove(set.repository() / "blobs/2.incomplete");
+  write_bytes(set.state(), "started");
+  const std::string message = error_of(ExitCode::kData, [&] { fetch_source(set.options()); });
+  EXPECT_TRUE(contains(message, "hub dataset org/pictures: got a download that was not finished")) << message;
+}
+
+TEST(HubSource, TakesNoFilesFromOutsideTheDataSet) {
+  const CachedSet set;
+  write_picture(set / "secret.png", 32, 32);
+  const std::string outside = (set / "secret.png").string();
+  write_bytes(set.snapshot() / "train.csv",
+              "path,text\n" + outside + ",x\n../../../secret.png,y\na/../../../../secret.png,z\nnone.png,w\n");
+  ASSERT_TRUE(std::filesystem::exists(set.snapshot() / "../../../secret.png"));
+  const auto source = open_source(set.options());
+  ASSERT_EQ(source->size(), 4U);
+  for (std::size_t row = 0; row < 3; ++row) {
+    const std::string message = error_of(ExitCode::kData, [&] { pixels_of(*source, row); });
+    EXPECT_TRUE(contains(message, "train.csv:0000000" + std::to_string(row)) && contains(message, "inside")) << message;
+  }
+  EXPECT_TRUE(contains(error_of(ExitCode::kData, [&] { pixels_of(*source, 3); }), "got no file"));
+  EXPECT_EQ(pixels_of(*open(set.snapshot() / "train.csv"), 0).size(1), 32);  // a file of one's own may name any place
 }
 
 }  // namespace

@@ -212,6 +212,14 @@ def strange_leftovers_are_handled():
     assert fetch("model.safetensors", cache=cache)[0].read_bytes() == weights
 
 
+def files_in_place_of_links_are_mended():
+    cache = root / "copies"
+    path = fetch("model.safetensors", cache=cache, HF_HUB_DISABLE_SYMLINKS="1")[0]
+    assert not path.is_symlink()
+    path.write_bytes(weights[:50])
+    assert fetch("model.safetensors", cache=cache)[0].read_bytes() == weights
+
+
 def processes_download_once():
     cache = root / "once"
     count = len(hub.requests("GET"))
@@ -242,6 +250,13 @@ def faults_are_overcome():
     hub.fail("config.json", on="HEAD", status=500, times=100)  # the hub is down: what the cache has
     assert fetch("config.json", cache=cache) == paths[1:]
     assert fetch("config.json", cache=cache, HF_ENDPOINT="http://127.0.0.1:1") == paths[1:]
+    hub.faults.clear()
+    # A file whose answer is lost is not absent.
+    lone = root / "lone"
+    fetch("config.json", cache=lone)
+    hub.fail("model.safetensors", on="HEAD", status=503, times=100)
+    code, out, err = run("fetch-if-there", "model", "org/name", "model.safetensors", cache=lone)
+    assert code == 3 and out == "" and "status 503" in err, (code, out, err)
     hub.fail("org/name", on="API", status=500, times=100)
     assert run("list", "model", "org/name", cache=cache)[1].splitlines() == ["config.json", "model.safetensors"]
     hub.faults.clear()
@@ -253,6 +268,11 @@ def tokens_stay_where_they_belong():
     hub.gated["org/gated"] = TOKEN
     assert fetch("config.json", repo="org/private", cache=cache, HF_TOKEN=TOKEN)[0].read_bytes() == b"private"
     assert fetch("config.json", repo="org/gated", cache=cache, HUGGING_FACE_HUB_TOKEN=TOKEN)[0].read_bytes() == b"gated"
+    # What looks like a path of the hub's, and is another host to a URL parser.
+    where = f"http:/127.0.0.2:{hub.cdn.server_port}/org/name/config.json"
+    hub.fail("config.json", on="HEAD", status=307, headers={"Location": where})
+    assert run("fetch", "model", "org/name", "config.json", cache=root / "leak", HF_TOKEN=TOKEN)[0] == 3
+    assert not hub.violations and hub.requests("HEAD", "hub")[-1][4] and not hub.requests("HEAD", "cdn")
     token_file = root / "token"
     token_file.write_text(TOKEN + "\n")
     assert fetch("model.safetensors", cache=cache, HF_TOKEN_PATH=str(token_file))[0].read_bytes() == weights
@@ -352,8 +372,8 @@ if not os.path.isdir(hub1_packages):
     sys.exit(1 if os.environ.get("CI") == "true" else 77)
 with LoopbackHub(root / "served") as hub:
     for check in (clients_find_ours, we_find_theirs, interrupted_downloads_continue, strange_leftovers_are_handled,
-                  processes_download_once, faults_are_overcome, tokens_stay_where_they_belong, errors_are_one_line,
-                  pictures_come_by_url):
+                  files_in_place_of_links_are_mended, processes_download_once, faults_are_overcome, tokens_stay_where_they_belong,
+                  errors_are_one_line, pictures_come_by_url):
         begin = time.time()
         check()
         print(f"{check.__name__}: {time.time() - begin:.1f} s", flush=True)

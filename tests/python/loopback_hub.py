@@ -186,6 +186,8 @@ class CdnHandler(Handler):
             return self.answer(403)
         return self.send_file(path, self.state.fault(path.name, "GET"))
 
+    do_HEAD = do_GET
+
 
 class HubHandler(Handler):
     def do_HEAD(self):

@@ -53,11 +53,14 @@ class Hub {
   // repository and file, what was got (401, 403, 404, ...) and what to do: a DataError; a full disk is a ResourceError;
   // an id, revision or file name that cannot be one is a ConfigError. Thread safe.
   [[nodiscard]] std::filesystem::path fetch(const HubRepo& repo, const std::string& file) const;
-  // Nothing where the repository has no such file (remembered in .no_exist), or where the hub cannot be asked and its
-  // cached snapshot lacks the file; other failures are thrown.
+  // Nothing where the repository has no such file (remembered in .no_exist), or, offline, where the cached snapshot
+  // lacks it; other failures are thrown: an answer that was lost does not make a file absent.
   [[nodiscard]] std::optional<std::filesystem::path> fetch_if_there(const HubRepo& repo, const std::string& file) const;
-  // The files of the repository, sorted; offline: those of the cached snapshot.
+  // The files of the repository, sorted; offline, or when the hub cannot be asked: those of the cached snapshot, which
+  // may be fewer.
   [[nodiscard]] std::vector<std::string> list(const HubRepo& repo) const;
+  // Whether answers came, or will come, from the cache alone.
+  [[nodiscard]] bool answers_from_cache() const { return settings_.offline || *is_unreachable_; }
 
  private:
   HubSettings settings_;
