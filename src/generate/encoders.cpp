@@ -56,6 +56,19 @@ auto with_advice(const char* what, const char* flag, const std::string& name, bo
   }
 }
 
+// Of a GPU that has no room for the text encoder: the clip's size is not what to change.
+template <typename Body>
+auto with_room(const std::string& name, at::Device device, Body&& body) {
+  try {
+    return body();
+  } catch (const c10::OutOfMemoryError&) {
+    throw ResourceError(
+        "text encoder {}: got no more memory on {}, want enough for its weights and a prompt; hint: "
+        "--text-encoder-offload, or a smaller --text-encoder",
+        name, device.str());
+  }
+}
+
 }  // namespace
 
 EncoderChoice choose_encoders(const GenerateOptions& options, const std::optional<data::DatasetCard>& card,
@@ -129,8 +142,12 @@ std::unique_ptr<models::TextEncoder> open_text_encoder(const EncoderChoice& choi
                                                        at::Device device) {
   return with_advice(
       "text_encoder", "--text-encoder", choice.text_encoder, choice.is_own_text_encoder, choice.where, [&] {
-        return models::make_text_encoder(
-            choice.text_encoder, {.device = device, .precision = options.precision, .hub_cache = options.t5_cache_dir});
+        return with_room(choice.text_encoder, device, [&] {
+          return models::make_text_encoder(choice.text_encoder, {.device = device,
+                                                                 .precision = options.precision,
+                                                                 .hub_cache = options.t5_cache_dir,
+                                                                 .offload = options.text_encoder_offload});
+        });
       });
 }
 
@@ -144,7 +161,10 @@ std::vector<at::Tensor> encode_texts(const std::vector<std::string>& texts, comm
     std::map<std::string, at::Tensor> known;
     for (const std::string& text : texts) {
       at::Tensor& row = known[text];
-      if (!row.defined()) row = encoder->encode({text}).at(0).to(device, at::kBFloat16);
+      if (!row.defined()) {
+        row = with_room(encoder->name(), device, [&] { return encoder->encode({text}).at(0); });
+        row = row.to(device, at::kBFloat16);
+      }
       rows.push_back(row);
     }
   });

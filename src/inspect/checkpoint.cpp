@@ -63,7 +63,7 @@ void add_extra_state(Facts& facts, const fs::path& path) {
     const Facts value = std::visit([](const auto& v) { return Facts(v); }, scalar);
     const std::string prefix = extra::kModelPrefix;
     if (name == extra::kDatasetCard) {
-      const Facts card = Facts::parse(value.get<std::string>(), nullptr, false);
+      const Facts card = value.is_string() ? Facts::parse(value.get<std::string>(), nullptr, false) : Facts();
       facts["data_set"] = card.is_object() ? card : Facts{{"card", "damaged"}};
     } else if (name.starts_with(prefix)) {
       model[name.substr(prefix.size())] = value;

@@ -17,18 +17,6 @@ namespace {
 
 constexpr const char* kBuiltin = "builtin";
 
-// What cannot be had is no reason to give up: there is something that needs no download.
-template <typename Body>
-auto with_offline_hint(Body&& body) {
-  try {
-    return body();
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    throw Error(error.code(), message + (message.find("; hint: ") == std::string::npos ? "; hint: " : "; or ") +
-                                  "`--tokenizer builtin --text-encoder builtin` makes an offline trial set");
-  }
-}
-
 std::unique_ptr<VideoTokenizer> open_tokenizer(const CosmosFiles& files, const EncoderOptions& options) {
   if (files.encoder_jit.empty()) return open_cosmos(files, options);
   try {
@@ -56,32 +44,25 @@ void VideoTokenizer::decode_frames(const at::Tensor& latent_CTHW,
 
 std::unique_ptr<VideoTokenizer> make_tokenizer(const std::string& name, const EncoderOptions& options) {
   if (name == kBuiltin) return std::make_unique<DctTokenizer>(options.device);
-  return with_offline_hint(
-      [&] { return open_tokenizer(find_tokenizer(place_of(name, "tokenizer"), options.hub_cache), options); });
+  return open_tokenizer(find_tokenizer(place_of(name, "tokenizer"), options.hub_cache), options);
 }
 
 std::unique_ptr<TextEncoder> make_text_encoder(const std::string& name, const EncoderOptions& options) {
   if (name == kBuiltin) return std::make_unique<HashedTextEncoder>(options.device);
-  return with_offline_hint([&] {
-    const TextEncoderFiles files = find_text_encoder(place_of(name, "text_encoder"), options.hub_cache);
-    return open_t5({files.config, files.tokenizer, formats::Weights::open(files.weights), files.name}, options);
-  });
+  const TextEncoderFiles files = find_text_encoder(place_of(name, "text_encoder"), options.hub_cache);
+  return open_t5({files.config, files.tokenizer, formats::Weights::open(files.weights), files.name}, options);
 }
 
 void fetch_tokenizer(const std::string& name, const std::filesystem::path& hub_cache) {
   if (name == kBuiltin) return;
-  with_offline_hint([&] {
-    const EncoderPlace place = place_of(name, "tokenizer");
-    if (place.path.empty()) find_tokenizer(place, hub_cache);
-  });
+  const EncoderPlace place = place_of(name, "tokenizer");
+  if (place.path.empty()) find_tokenizer(place, hub_cache);
 }
 
 void fetch_text_encoder(const std::string& name, const std::filesystem::path& hub_cache) {
   if (name == kBuiltin) return;
-  with_offline_hint([&] {
-    const EncoderPlace place = place_of(name, "text_encoder");
-    if (place.path.empty()) find_text_encoder(place, hub_cache);
-  });
+  const EncoderPlace place = place_of(name, "text_encoder");
+  if (place.path.empty()) find_text_encoder(place, hub_cache);
 }
 
 }  // namespace dfm::models

@@ -4,6 +4,7 @@
 
 #include "dfm/base/error.h"
 #include "dfm/base/log.h"
+#include "prepare/texts.h"
 
 namespace dfm::prepare {
 namespace {
@@ -45,7 +46,8 @@ Encoders load_encoders(const PrepareOptions& options, const Settings& settings, 
     const std::string& name = settings.at("text_encoder");
     say_loading(context, "text encoder", name);
     how.hub_cache = text_encoder_cache(options);
-    encoders.text = with_advice(options, [&] { return models::make_text_encoder(name, how); });
+    encoders.text =
+        with_room(name, [&] { return with_advice(options, [&] { return models::make_text_encoder(name, how); }); });
   }
   if (options.text_encoder_offload) encoders.turn = std::make_shared<std::mutex>();
   return encoders;

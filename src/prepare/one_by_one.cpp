@@ -34,10 +34,12 @@ class OneByOne : public ResultStream {
     at::set_num_threads(1);  // of this thread: the workers fill the cores
     LoadedItem item = loader_.load(number, items_[number]);
     if (!item.problem.empty()) return skip(item, item.problem);
+    // A text encoder that fails is not this item's fault: it ends the run.
+    const at::Tensor rows_LE = texts_.rows(number, item.description.caption);
     try {
       const at::Tensor latent_CTHW = encode(item);
       loader_.release(number);
-      return make_result(item, latent_CTHW, texts_.rows(number, item.description.caption));
+      return make_result(item, latent_CTHW, rows_LE);
     } catch (const Error& error) {
       if (error.code() != ExitCode::kData) throw;
       loader_.release(number);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <optional>
@@ -94,11 +95,9 @@ void TextFiles::write_all() {
     is_written_ = true;
   } catch (const c10::OutOfMemoryError&) {
     fail(std::make_exception_ptr(
-        ResourceError("text encoder: got no more memory for {} captions, want enough; hint: --text-encoder-offload, a "
-                      "smaller --encode-batch-pixels, or a smaller --text-encoder",
-                      options_.chunk_items)));
-  } catch (const DataError& error) {  // not a fault of the item that waits for it
-    fail(std::make_exception_ptr(InternalError("text encoder: {}", error.what())));
+        ResourceError("text encoder {}: got no more memory for {} captions, want enough; hint: --text-encoder-offload, "
+                      "a smaller --encode-batch-pixels, or a smaller --text-encoder",
+                      encoder_->name(), options_.chunk_items)));
   } catch (...) {
     fail(std::current_exception());
   }
@@ -160,6 +159,7 @@ std::vector<at::Tensor> TextFiles::encode(const std::vector<std::string>& captio
 }
 
 void TextFiles::wait_for(std::uint64_t chunk) {
+  const auto begin = std::chrono::steady_clock::now();
   while (true) {
     {
       const std::lock_guard lock(mutex_);
@@ -169,7 +169,9 @@ void TextFiles::wait_for(std::uint64_t chunk) {
         last_news_ = std::chrono::steady_clock::now();
       }
       if (num_read_ > chunk) return;
-      if (std::chrono::steady_clock::now() - last_news_ > options_.patience) {
+      // Pixels may take longer than the patience between two waits. This rank's own thread needs none: it fails aloud.
+      const auto waited = std::chrono::steady_clock::now() - std::max(begin, last_news_);
+      if (encoder_ == nullptr && waited > options_.patience) {
         throw CommError("captions: got no more from the rank that encodes them in {:.0f} s, want {} ({} of {} so far)",
                         options_.patience.count(), file_name(chunk), num_read_, num_chunks_);
       }

@@ -20,7 +20,7 @@ at::Tensor TextCache::rows(std::uint64_t /*number*/, const std::string& caption)
   }
   if (known.valid()) return known.get();
   try {
-    at::Tensor rows = encoder_.encode({caption}).at(0).to(at::kCPU);
+    at::Tensor rows = with_room(encoder_.name(), [&] { return encoder_.encode({caption}).at(0).to(at::kCPU); });
     promise.set_value(rows);
     const std::lock_guard lock(mutex_);
     ++counts_.captions;

@@ -1,6 +1,7 @@
 #pragma once
 // Captions -> rows, each different caption once.
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -9,7 +10,9 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
+#include "dfm/base/error.h"
 #include "dfm/models/encoders.h"
 
 namespace dfm::prepare {
@@ -35,6 +38,19 @@ class Texts {
   // What was encoded here.
   [[nodiscard]] virtual Counts encoded() const = 0;
 };
+
+// Runs `body`; a GPU that has no room for the text encoder is an error that says so.
+template <typename Body>
+auto with_room(const std::string& text_encoder, Body&& body) {
+  try {
+    return std::forward<Body>(body)();
+  } catch (const c10::OutOfMemoryError&) {
+    throw ResourceError(
+        "text encoder {}: got no more memory of the GPU, want enough for its weights and captions; hint: "
+        "--text-encoder-offload, or a smaller --text-encoder",
+        text_encoder);
+  }
+}
 
 // Encodes a caption when it is asked for, on the thread that asks; others that want the same wait for it.
 class TextCache : public Texts {

@@ -138,6 +138,19 @@ TEST(EncodeTexts, EncodesEachTextOnceAndLetsTheEncoderGo) {
   EXPECT_EQ(rows[2].scalar_type(), at::kBFloat16);
 }
 
+class TooLargeTextEncoder : public FakeTextEncoder {
+ public:
+  [[nodiscard]] std::vector<at::Tensor> encode(const std::vector<std::string>&) const override {
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "no room");
+  }
+};
+
+TEST(EncodeTexts, SaysThatTheTextEncoderIsOutOfMemory) {
+  EXPECT_DFM_ERROR(
+      ExitCode::kResource, "text encoder fake: got no more memory on cpu",
+      encode_texts({"a"}, *comm::World::solo(), at::kCPU, [] { return std::make_shared<TooLargeTextEncoder>(); }));
+}
+
 TEST(RawLatent, AppliesTheStatisticsOfTheCard) {
   data::DatasetCard card;
   const at::Tensor sampled = at::arange(4, at::kDouble).reshape({2, 1, 1, 2});

@@ -213,6 +213,15 @@ TEST(InspectCheckpoint, SaysWhatIsDamaged) {
   EXPECT_NE(report.text.find("damaged"), std::string::npos) << report.text;
 }
 
+TEST(InspectCheckpoint, TakesACardThatIsNoTextForDamaged) {
+  namespace extra = checkpoint::extra;
+  const test::TempFolder folder;
+  const fs::path place = folder / "weights";
+  fs::create_directory(place);
+  checkpoint::write_tensor_file(place / extra::kFileName, {}, {{extra::kDatasetCard, std::int64_t{7}}});
+  EXPECT_EQ(facts_of(place)["data_set"]["card"], "damaged");
+}
+
 TEST(InspectFile, ReadsSafetensorsAndTorchFiles) {
   const test::TempFolder folder;
   formats::write_safetensors(folder / "a.safetensors", {{"x", at::ones({4, 2})}, {"y", at::ones({3}, at::kLong)}});

@@ -292,6 +292,7 @@ TEST_F(CosmosFilesTest, VariantsAreKnownFromNativeTensorsDespiteWhatIsUnused) {
   check(cv8x16x16(), random_weights(cv8x16x16(), 5, true), "new");
   check(cv4x8x8_360p(), random_weights(cv4x8x8_360p(), 5, true), "new");
   check(cv8x16x16(), random_weights(cv8x16x16(), 5, true), "nvidia/Cosmos-0.1-Tokenizer-CV8x16x16");
+  check(cv8x16x16(), random_weights(cv8x16x16(), 5, true), "CV4x8x8_and_others/Cosmos-0.1-Tokenizer-CV8x16x16");
 }
 
 TEST_F(CosmosFilesTest, TensorsThatDoNotFitAreNamedAndCounted) {
@@ -358,6 +359,8 @@ TEST_F(CosmosFilesTest, MeanAndStdComeFromTheirFile) {
   EXPECT_EQ(statistics.std[0], 256);
   std::ofstream(files.mean_std, std::ios::binary) << formats::torch_save_tensor(at::zeros({2, 7}));
   EXPECT_DFM_ERROR(ExitCode::kData, "want two tensors of 16 x frames values", open_cosmos(files, {}));
+  std::ofstream(files.mean_std, std::ios::binary) << formats::torch_save_tensor(at::zeros({2, 256}));
+  EXPECT_DFM_ERROR(ExitCode::kData, "mean_std.pt: got a latent standard deviation of 0", open_cosmos(files, {}));
 }
 
 }  // namespace

@@ -288,11 +288,30 @@ TEST_F(TextFilesTest, GiveUpOnARankThatDoesNotWrite) {
   EXPECT_THROW(stopped.rows(0, "x"), Stopped);
 }
 
+TEST_F(TextFilesTest, CountPatienceFromTheStartOfAWait) {
+  TextFilesOptions impatient = options(1);
+  impatient.patience = std::chrono::milliseconds(500);
+  TextFiles texts(source_, state_, nullptr, impatient, [&] {  // asked while waiting
+    TextFiles(source_, state_, &encoder_, options(0), [] { return false; }).finish();
+    return false;
+  });
+  std::this_thread::sleep_for(2 * impatient.patience);  // pixels are being encoded
+  EXPECT_EQ(texts.rows(0, source_.item(1).caption.value()).size(1), 6);
+}
+
+TEST_F(TextFilesTest, SayThatTheTextEncoderIsOutOfMemory) {
+  encoder_.on_encode = [](const auto&) { TORCH_CHECK_WITH(OutOfMemoryError, false, "no room"); };
+  TextFiles failing(source_, state_, &encoder_, options(0), [] { return false; });
+  EXPECT_DFM_ERROR(ExitCode::kResource, "fake text encoder", failing.rows(0, "x"));
+  TextCache cache(encoder_);
+  EXPECT_DFM_ERROR(ExitCode::kResource, "hint: --text-encoder-offload", cache.rows(0, "x"));
+}
+
 TEST_F(TextFilesTest, PassOnTheEncodersErrorAndRefuseDamage) {
   encoder_.on_encode = [](const auto&) { throw DataError("weights gone"); };
   TextFiles failing(source_, state_, &encoder_, options(0), [] { return false; });
-  EXPECT_DFM_ERROR(ExitCode::kInternal, "weights gone", failing.rows(0, "x"));
-  EXPECT_DFM_ERROR(ExitCode::kInternal, "weights gone", failing.finish());
+  EXPECT_DFM_ERROR(ExitCode::kData, "weights gone", failing.rows(0, "x"));
+  EXPECT_DFM_ERROR(ExitCode::kData, "weights gone", failing.finish());
   state_.write("run-t-000000", std::string(24, '\xff') + "rest");
   TextFiles texts(source_, state_, nullptr, options(1), [] { return false; });
   EXPECT_DFM_ERROR(ExitCode::kData, "damaged file of encoded captions", texts.rows(0, "x"));

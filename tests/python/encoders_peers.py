@@ -122,7 +122,7 @@ def check_script_errors(folder):
     content = (place / "encoder.jit").read_bytes()
     (place / "encoder.jit").write_bytes(content[: len(content) // 2])
     message = run("tokenizer", place, clips, folder / "x.st", code=3)
-    assert "encoder.jit" in message and "--tokenizer builtin --text-encoder builtin" in message, message
+    assert "encoder.jit" in message and message.count("\n") == 1, message
 
 
 def make_text_encoder(folder, spiece):
@@ -156,13 +156,13 @@ def check_hub(folder, spiece):
                   "HF_TOKEN": "", "no_proxy": "127.0.0.1"}
         run("fetch", "nvidia/Tiny-CV4x8x8", "google-t5/t5-tiny", environment=online)
         message = run("fetch", "nvidia/None", "builtin", environment=online, code=3)
-        assert "nvidia/None" in message and "makes an offline trial set" in message and message.count("\n") == 1, message
+        assert "nvidia/None" in message and message.count("\n") == 1, message
     offline = {**online, "HF_HUB_OFFLINE": "1"}
     facts = check_tokenizer("nvidia/Tiny-CV4x8x8", 4, 8, *networks, folder, torch.float32, offline)
     assert facts["name"] == "nvidia/Tiny-CV4x8x8"
     assert check_text("google-t5/t5-tiny", want, folder, offline) == "google-t5/t5-tiny"
     message = run("text", "google-t5/t5-11b", folder / "x.st", "caption", environment=offline, code=3)
-    assert "google-t5/t5-11b" in message and "--tokenizer builtin --text-encoder builtin" in message, message
+    assert "google-t5/t5-11b" in message and message.count("\n") == 1, message
 
 
 def check_folders(folder, spiece):

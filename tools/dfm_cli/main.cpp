@@ -109,12 +109,13 @@ int run_guarded(const std::string& subcommand, const std::vector<std::string>& a
     const std::string text = is_verbose ? error.what() : first_line(error.what_without_backtrace());
     const bool is_memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
                            text.find("can't allocate memory") != std::string::npos;
-    return fail_job(subcommand, is_memory ? ExitCode::kResource : ExitCode::kInternal,
-                    is_memory
-                        ? fmt::format("memory: got none left ({}), want enough for this run; hint: smaller sizes, or "
-                                      "train.micro_batch_size and model.recompute_granularity=full",
-                                      without_enforce_prefix(text))
-                        : "LibTorch: " + text);
+    return fail_job(
+        subcommand, is_memory ? ExitCode::kResource : ExitCode::kInternal,
+        is_memory ? fmt::format(
+                        "memory: got none left ({}), want enough for this run; hint: smaller sizes{}",
+                        without_enforce_prefix(text),
+                        subcommand == "train" ? ", or train.micro_batch_size and model.recompute_granularity=full" : "")
+                  : "LibTorch: " + text);
   } catch (const std::filesystem::filesystem_error& error) {
     return fail_job(subcommand, ExitCode::kData, first_line(error.what()));
   } catch (const std::exception& error) {

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <regex>
 
@@ -99,6 +100,7 @@ LatentStatistics statistics_of(const json& object, const Config& config, const s
                       statistics.mean.size(), statistics.std.size(), channels, where);
   }
   statistics.num_frames = static_cast<std::int64_t>(statistics.mean.size() / channels);
+  check_statistics(statistics, where);
   return statistics;
 }
 
@@ -114,6 +116,17 @@ const at::Tensor* find(const NamedTensors& tensors, const std::string& name) {
 }
 
 }  // namespace
+
+void check_statistics(const LatentStatistics& statistics, const std::string& where) {
+  for (const double mean : statistics.mean) {
+    if (!std::isfinite(mean)) throw DataError("{}: got a latent mean of {}, want finite ones", where, mean);
+  }
+  for (const double std : statistics.std) {
+    if (!std::isfinite(std) || std <= 0) {
+      throw DataError("{}: got a latent standard deviation of {}, want finite ones above 0", where, std);
+    }
+  }
+}
 
 std::vector<Level> Config::encoder_levels() const {
   std::vector<Level> levels;
@@ -268,8 +281,9 @@ Config derive_config(const NamedTensors& tensors, const std::string& name, const
     return !shape(fmt::format("encoder.down_blocks.{}.downsamplers.0.conv{}.weight", level, conv), 0).empty();
   };
   static const std::regex kVariant("CV([0-9]+)x([0-9]+)x[0-9]+");
-  std::smatch match;
-  if (std::regex_search(name, match, kVariant) && match[1].length() < 4 && match[2].length() < 4) {
+  std::smatch match;  // the last one: folders further up may be called anything
+  for (std::sregex_iterator found(name.begin(), name.end(), kVariant), end; found != end; ++found) match = *found;
+  if (!match.empty() && match[1].length() < 4 && match[2].length() < 4) {
     config.temporal_compression = std::stoll(match[1]);
     config.spatial_compression = std::stoll(match[2]);
   } else if (config.patch_size == 4 && levels == 2) {

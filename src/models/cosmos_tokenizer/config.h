@@ -36,6 +36,9 @@ struct Config {
   [[nodiscard]] std::vector<Level> decoder_levels() const;
 };
 
+// DataError: values that latents cannot be scaled by; `where` is their file.
+void check_statistics(const LatentStatistics& statistics, const std::string& where);
+
 struct ReadConfig {
   Config config;
   LatentStatistics statistics;

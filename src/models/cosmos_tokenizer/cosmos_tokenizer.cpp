@@ -41,6 +41,7 @@ LatentStatistics read_mean_std(const std::filesystem::path& path, std::int64_t c
     std::vector<double>& target = i == 0 ? statistics.mean : statistics.std;
     target.assign(values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
   }
+  cosmos::check_statistics(statistics, path.string());
   return statistics;
 }
 
