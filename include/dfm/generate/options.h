@@ -80,7 +80,7 @@ struct GenerateOptions {
         field("precision", &GenerateOptions::precision,
               "Of the model and the encoders; auto: bf16 on a GPU, fp32 on a CPU"),
         field("text_encoder_offload", &GenerateOptions::text_encoder_offload,
-              "Free the text encoder, once all prompts are encoded, before the model is loaded"),
+              "The text encoder is on the GPU layer by layer, only while it encodes"),
         field("decode_window", &GenerateOptions::decode_window,
               "Latent frames that the tokenizer's temporal attention looks back while it decodes: bounds memory, "
               "changes pixels a little; 0: all of them",

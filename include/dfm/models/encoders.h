@@ -79,7 +79,7 @@ struct EncoderOptions {
 };
 
 // `name`: `builtin`, a folder or file, or a hub id (fetched when it is not in the cache). What cannot be had or read is
-// an error that says what can be: DataError for files and the hub, ConfigError for names.
+// an error that says what was looked for: DataError for files and the hub, ConfigError for names.
 std::unique_ptr<VideoTokenizer> make_tokenizer(const std::string& name, const EncoderOptions& options);
 std::unique_ptr<TextEncoder> make_text_encoder(const std::string& name, const EncoderOptions& options);
 
